@@ -1,0 +1,59 @@
+// Package api holds the wire types and error codes of the REST API on
+// <state-dir>/api.sock, and the OpenAPI document that describes it. It imports
+// nothing of ours, so that any client can import it.
+package api
+
+import "net/netip"
+
+// Version is the API's version as GET /v1/info reports it (RootlessKit's
+// clients compare it).
+const Version = "1.1.1"
+
+// Info answers GET /v1/info. Both driver objects are always there.
+type Info struct {
+	APIVersion string `json:"apiVersion"`
+	// Version is the gate's own version.
+	Version string `json:"version"`
+	// Name is what --name gave; empty when none was given.
+	Name string `json:"name,omitempty"`
+	// PID is the parent's process id as the host sees it.
+	PID      int    `json:"pid"`
+	StateDir string `json:"stateDir"`
+	// ChildPID is the child's process id as the host sees it.
+	ChildPID      int           `json:"childPID"`
+	NetworkDriver NetworkDriver `json:"networkDriver"`
+	PortDriver    PortDriver    `json:"portDriver"`
+}
+
+// NetworkDriver describes the network driver.
+type NetworkDriver struct {
+	Driver string `json:"driver"`
+	// DNS is never null.
+	DNS            []netip.Addr `json:"dns"`
+	ChildIP        *netip.Addr  `json:"childIP,omitempty"`
+	DynamicChildIP bool         `json:"dynamicChildIP"`
+}
+
+// PortDriver describes the port driver.
+type PortDriver struct {
+	Driver string `json:"driver"`
+	// Protos is never null.
+	Protos                  []string `json:"protos"`
+	DisallowLoopbackChildIP bool     `json:"disallowLoopbackChildIP"`
+}
+
+// PortSpec asks for one forward. It has the fields of port.Spec, so that one
+// converts to the other.
+type PortSpec struct {
+	Proto      string `json:"proto"`
+	ParentIP   string `json:"parentIP,omitempty"`
+	ParentPort int    `json:"parentPort"`
+	ChildIP    string `json:"childIP,omitempty"`
+	ChildPort  int    `json:"childPort"`
+}
+
+// PortStatus is one forward that is in place.
+type PortStatus struct {
+	ID   int      `json:"id"`
+	Spec PortSpec `json:"spec"`
+}

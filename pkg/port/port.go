@@ -1,0 +1,103 @@
+// Package port holds what all port drivers share: the port spec (parse, format,
+// validate, conflict) and the contract that a driver fulfils.
+//
+// Drivers live in folders of their own below this one; they import this package
+// and this package imports none of them.
+package port
+
+import (
+	"context"
+	"errors"
+	"os"
+)
+
+// Spec is one forward as it was asked for. Its fields are kept as they were
+// written, so that a spec comes back from the API unchanged: empty addresses
+// stay empty, and "tcp" stays "tcp".
+type Spec struct {
+	// Proto is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6".
+	Proto string
+
+	// ParentIP is the host's address to listen on. Empty means every address;
+	// "tcp" and "udp" listen on both families then.
+	ParentIP string
+
+	// ParentPort is the host's port; 0 picks a free one, which is filled in.
+	ParentPort int
+
+	// ChildIP is the address to forward to in the namespace. Empty means
+	// loopback.
+	ChildIP string
+
+	// ChildPort is the port to forward to in the namespace, 1 to 65535.
+	ChildPort int
+}
+
+// Status is a forward that is in place.
+type Status struct {
+	// ID names the forward for Remove. IDs count from 1 and are not used twice
+	// in the life of a driver.
+	ID int
+
+	// Spec is what was asked for, unchanged, with port 0 filled in.
+	Spec Spec
+}
+
+// Info describes a driver as GET /v1/info shows it.
+type Info struct {
+	// Driver is the driver's name: "builtin".
+	Driver string
+
+	// Protos lists the values of Spec.Proto that the driver takes.
+	Protos []string
+
+	// DisallowLoopbackChildIP is true when a ChildIP of 127.0.0.1 or ::1 cannot
+	// be reached and clients must name the interface's address.
+	DisallowLoopbackChildIP bool
+}
+
+// Driver is a port driver.
+type Driver interface {
+	// Info describes the driver.
+	Info() Info
+
+	// Run serves until ctx is done, and returns nil then. When it returns, all
+	// forwards and their connections are gone, and so are its goroutines and
+	// descriptors. Add fails before Run and after it.
+	Run(ctx context.Context) error
+
+	// Add puts all specs in place, or none. The statuses come in the order of
+	// the specs. A listener is bound before Add returns. Errors wrap ErrInvalid,
+	// ErrConflict or neither.
+	Add(ctx context.Context, specs []Spec) ([]Status, error)
+
+	// Remove takes all the forwards with these ids away, or none, with
+	// ErrNotFound when one does not exist.
+	Remove(ctx context.Context, ids []int) error
+
+	// List returns the forwards in place, ordered by ID, never nil.
+	List() []Status
+}
+
+// Sockets makes sockets inside the network namespace. The child is asked for
+// them over the handshake; tests make them at home.
+type Sockets interface {
+	// Sockets returns n new, unconnected, non-blocking, close-on-exec sockets.
+	// domain is unix.AF_INET or AF_INET6; typ is unix.SOCK_STREAM or SOCK_DGRAM.
+	// The caller owns them.
+	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
+}
+
+// Errors that a caller decides on, tested with errors.Is.
+var (
+	// ErrInvalid marks a spec that can never work.
+	ErrInvalid = errors.New("invalid port spec")
+
+	// ErrConflict marks an address that is taken, by another forward or by
+	// another program. The message keeps Go's text "bind: address already in
+	// use".
+	ErrConflict = errors.New("port conflict")
+
+	// ErrNotFound marks an unknown forward id.
+	ErrNotFound = errors.New("no such forward")
+)
