@@ -1,0 +1,116 @@
+package handshake
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// pair makes both ends of a channel.
+func pair(t *testing.T) (parent, child *Conn) {
+	t.Helper()
+	parent, file, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if child, err = New(file); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { parent.Close(); child.Close() })
+	return parent, child
+}
+
+func TestABodyArrivesAsItWasSent(t *testing.T) {
+	parent, child := pair(t)
+	want := Request{ID: 7, Domain: unix.AF_INET6, Type: unix.SOCK_DGRAM, N: 3}
+	if err := parent.Send(KindSockets, want); err != nil {
+		t.Fatal(err)
+	}
+	m, err := child.Expect(KindSockets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Request
+	if err := m.Decode(&got); err != nil || got != want {
+		t.Fatalf("got %+v, %v; want %+v", got, err, want)
+	}
+}
+
+func TestDescriptorsArriveNonBlockingAndCloseOnExec(t *testing.T) {
+	parent, child := pair(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := child.Send(KindNetwork, nil, w); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	m, err := parent.Expect(KindNetwork)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.CloseFiles()
+	if len(m.Files) != 1 {
+		t.Fatalf("%d descriptors arrived, not 1", len(m.Files))
+	}
+	fds, err := descriptors(m.Files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if flags, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("status flags %#x, %v: not O_NONBLOCK", flags, err)
+	}
+	if flags, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("descriptor flags %#x, %v: not FD_CLOEXEC", flags, err)
+	}
+	if _, err := m.Files[0].WriteString("through"); err != nil {
+		t.Fatal(err)
+	}
+	m.Files[0].Close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "through" {
+		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+func TestTheOtherSidesDeathIsEndOfFile(t *testing.T) {
+	parent, child := pair(t)
+	child.Close()
+	if _, err := parent.Recv(); err != io.EOF {
+		t.Fatalf("got %v, want EOF", err)
+	}
+}
+
+func TestAnErrorIsReturnedToWhoExpectsAnother(t *testing.T) {
+	parent, child := pair(t)
+	if err := child.Send(KindError, Error{Reason: "open /dev/net/tun: permission denied", Code: 1}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := parent.Expect(KindReady)
+	var failure *Failure
+	if !errors.As(err, &failure) || failure.Code != 1 || !strings.Contains(failure.Reason, "/dev/net/tun") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAMessageOutOfTurnIsAnError(t *testing.T) {
+	parent, child := pair(t)
+	if err := child.Send(KindReady, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parent.Expect(KindNetwork); err == nil || !strings.Contains(err.Error(), `"ready"`) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAMessageThatIsTooLargeIsNotSent(t *testing.T) {
+	parent, _ := pair(t)
+	if err := parent.Send(KindSetup, Setup{Command: []string{strings.Repeat("x", maxMessage)}}); err == nil {
+		t.Fatal("no error")
+	}
+}

@@ -1,0 +1,89 @@
+package handshake
+
+import (
+	"encoding/json"
+	"errors"
+
+	"github.com/gatekit/gatekit/pkg/network"
+)
+
+// Setup tells the child what to make of its namespaces.
+type Setup struct {
+	// Plan is the network's.
+	Plan network.Plan `json:"plan"`
+
+	// DetachedNetns is the file on which the child keeps a network namespace
+	// that it is not in itself; empty for none.
+	DetachedNetns string `json:"detachedNetns,omitempty"`
+
+	// Mounts is a child.Mounts, which this package need not know.
+	Mounts json.RawMessage `json:"mounts"`
+
+	// PIDNamespace says that the child is process 1 of a pid namespace.
+	PIDNamespace bool `json:"pidNamespace,omitempty"`
+
+	// Reap says that the child collects orphans.
+	Reap bool `json:"reap,omitempty"`
+
+	// Command and its arguments; never empty.
+	Command []string `json:"command"`
+
+	// ListenFDs is how many sockets of socket activation follow the
+	// handshake's descriptor.
+	ListenFDs int `json:"listenFDs,omitempty"`
+}
+
+// Signal names a signal by its number (signal(7)).
+type Signal struct {
+	Signal int `json:"signal"`
+}
+
+// Request asks for N sockets of Domain and Type (socket(2)).
+type Request struct {
+	ID     uint64 `json:"id"`
+	Domain int    `json:"domain"`
+	Type   int    `json:"type"`
+	N      int    `json:"n"`
+}
+
+// Reply answers the request with the same ID. The sockets ride on it; where
+// there are none, Error says why.
+type Reply struct {
+	ID    uint64 `json:"id"`
+	Error string `json:"error,omitempty"`
+}
+
+// Exit is how the command ended: by exit(2) with Code, or by Signal if that is
+// not 0.
+type Exit struct {
+	Code   int `json:"code"`
+	Signal int `json:"signal,omitempty"`
+}
+
+// Error is why the child failed.
+type Error struct {
+	// Reason is one line for the user.
+	Reason string `json:"reason"`
+
+	// Code is the exit code that the gate ends with: 1, or 126 and 127 when the
+	// command cannot be executed or found.
+	Code int `json:"code"`
+}
+
+// Failure is an error that the child sent.
+type Failure struct {
+	Reason string
+	Code   int
+}
+
+// Error is the reason.
+func (f *Failure) Error() string { return f.Reason }
+
+// Failure is the error in a message of kind error.
+func (m Message) Failure() error {
+	var e Error
+	if err := m.Decode(&e); err != nil {
+		return errors.Join(errors.New("the child failed"), err)
+	}
+	return &Failure{Reason: e.Reason, Code: e.Code}
+}
