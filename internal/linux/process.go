@@ -1,0 +1,91 @@
+package linux
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// NoNewPrivs says whether no_new_privs is set for this process, under which
+// set-user-ID programs gain nothing (prctl(2), PR_GET_NO_NEW_PRIVS).
+func NoNewPrivs() (bool, error) {
+	n, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err != nil {
+		return false, os.NewSyscallError("prctl(PR_GET_NO_NEW_PRIVS)", err)
+	}
+	return n == 1, nil
+}
+
+// SetSubreaper makes this process the parent of its orphaned descendants
+// (prctl(2), PR_SET_CHILD_SUBREAPER).
+func SetSubreaper() error {
+	return os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+// AllCapabilities returns the numbers of the capabilities that this kernel
+// knows (capabilities(7), /proc/sys/kernel/cap_last_cap).
+func AllCapabilities() []uintptr {
+	last := uintptr(unix.CAP_LAST_CAP)
+	var caps []uintptr
+	for c := uintptr(0); c <= last; c++ {
+		// EINVAL: the kernel does not know it.
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
+			break
+		}
+		caps = append(caps, c)
+	}
+	return caps
+}
+
+// DropInheritedCapabilities empties the ambient and inheritable sets of the
+// calling thread, so that a program which it executes has the capabilities of
+// its user id alone (capabilities(7)). The caller has locked its thread.
+func DropInheritedCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl(PR_CAP_AMBIENT_CLEAR_ALL)", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	return os.NewSyscallError("capset", unix.Capset(&header, &data[0]))
+}
+
+// CloseOnExecFrom marks all descriptors from fd on close-on-exec, whoever
+// opened them (close_range(2), Linux 5.11; before that, through
+// /proc/self/fd).
+func CloseOnExecFrom(fd int) error {
+	err := unix.CloseRange(uint(fd), ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		return nil
+	}
+	if err != unix.ENOSYS && err != unix.EINVAL && err != unix.EPERM {
+		return os.NewSyscallError("close_range", err)
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	for _, e := range entries {
+		var n int
+		if _, err := fmt.Sscan(e.Name(), &n); err == nil && n >= fd {
+			unix.CloseOnExec(n)
+		}
+	}
+	return nil
+}
+
+// Wait waits for a state change of the process pid, or of any child if pid is
+// -1: its end, or a stop by a signal (wait4(2), WUNTRACED).
+func Wait(pid int) (int, unix.WaitStatus, error) {
+	var status unix.WaitStatus
+	var who int
+	err := retry(func() (err error) {
+		who, err = unix.Wait4(pid, &status, unix.WUNTRACED, nil)
+		return err
+	})
+	return who, status, os.NewSyscallError("wait4", err)
+}
