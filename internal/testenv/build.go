@@ -1,0 +1,89 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// personas are the other names under which the binaries are started.
+var personas = map[string]string{
+	"rootlesskit":        "gatekit",
+	"docker-rootlesskit": "gatekit",
+	"rootlessctl":        "gatectl",
+}
+
+// binaries is the directory with gatekit, gatectl, their other names and this
+// test binary as "probe". It is built once per test run, from the sources as
+// they are now.
+var binaries = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "gatekit-bin-")
+	if err != nil {
+		return "", err
+	}
+	atFinish = append(atFinish, func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, build(dir)
+})
+
+// Binaries returns the directory of the built binaries as the machine sees it.
+// In a Host it is /usr/local/bin. GATEKIT_TEST_RACE=1 builds them with the race
+// detector.
+func Binaries(t testing.TB) string {
+	t.Helper()
+	dir, err := binaries()
+	if err != nil {
+		t.Fatalf("build the binaries: %v", err)
+	}
+	return dir
+}
+
+func build(dir string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	args := []string{"build", "-o", dir + "/"}
+	if os.Getenv("GATEKIT_TEST_RACE") == "1" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/gatekit", "./cmd/gatectl")...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	for name, target := range personas {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, probeName), self, 0o755)
+}
+
+// moduleRoot is the nearest directory above the working directory with a
+// go.mod: go test runs a test binary in its package's directory.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("no go.mod above the working directory")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
