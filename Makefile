@@ -1,0 +1,52 @@
+# The newcomer's path. `make help` lists the targets.
+#
+# Everything is done by the go command and by the scripts in scripts/; this file
+# only names the steps. GNU make.
+
+SHELL := /bin/sh
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+BINDIR  ?= $(PREFIX)/bin
+
+GO      ?= go
+# The version of `git describe` where there is one; see scripts/version.
+VERSION ?= $(shell scripts/version)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Static programs: they run in any mount namespace, whatever /lib holds there.
+export CGO_ENABLED ?= 0
+# The version is stamped above. The go command's own stamp fails where git
+# distrusts the owner of the clone, as in many CI containers.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+export GO
+
+.DEFAULT_GOAL := build
+
+.PHONY: help build install uninstall run test lint clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build gatekit and gatectl into bin/ (the default)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gatekit ./cmd/gatectl
+
+install: ## Install both programs below PREFIX (/usr/local), under DESTDIR
+	@test -x bin/gatekit && test -x bin/gatectl || $(MAKE) build
+	install -d '$(DESTDIR)$(BINDIR)'
+	install -m 0755 bin/gatekit bin/gatectl '$(DESTDIR)$(BINDIR)'
+
+uninstall: ## Remove what install put there
+	rm -f '$(DESTDIR)$(BINDIR)/gatekit' '$(DESTDIR)$(BINDIR)/gatectl'
+
+run: build ## Prepare this host, then open a shell behind slirp (a demonstration without a terminal)
+	@scripts/run
+
+test: build ## Install what the tests need, then run all of them, unit and integration
+	@scripts/test
+
+lint: ## Check formatting, vet, staticcheck, go.mod, generated files, scripts and house rules
+	@scripts/lint
+
+clean: ## Remove what the other targets built
+	rm -rf bin
