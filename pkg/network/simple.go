@@ -2,7 +2,10 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"os"
+
+	"github.com/vishvananda/netlink"
 )
 
 // simple is a driver without an engine: host (the host's network namespace) and
@@ -29,5 +32,24 @@ func (s simple) Run(ctx context.Context, files []*os.File, ready func()) error {
 	}
 	ready()
 	<-ctx.Done()
+	return nil
+}
+
+// SetupHost is the child half of Host: there is nothing to do.
+func SetupHost(Plan) ([]*os.File, error) { return nil, nil }
+
+// SetupNone is the child half of None: it brings the loopback interface up.
+func SetupNone(Plan) ([]*os.File, error) { return nil, LoopbackUp() }
+
+// LoopbackUp brings up the loopback interface of the calling thread's network
+// namespace, where it starts down; the kernel gives it its addresses.
+func LoopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
 	return nil
 }

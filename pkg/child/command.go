@@ -1,0 +1,218 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/handshake"
+	"github.com/gatekit/gatekit/internal/linux"
+)
+
+// activateName is the zeroth argument of the step between the child and a
+// command that takes over sockets: only a process that exists can be told its
+// own number in LISTEN_PID (sd_listen_fds(3)).
+const activateName = "gatekit-activate"
+
+// Exit codes of a command that did not start, as shells give them.
+const (
+	codeNotExecutable = 126
+	codeNotFound      = 127
+)
+
+// command is the command, found and ready to be started.
+type command struct {
+	path string
+	argv []string
+	env  []string
+	fds  []uintptr // 0, 1, 2 and the sockets of socket activation
+}
+
+// newCommand finds the command in the namespace.
+func (c *child) newCommand() (*command, error) {
+	argv := c.setup.Command
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return nil, startFailure(argv[0], err)
+	}
+	cmd := &command{path: path, argv: argv, env: os.Environ(), fds: []uintptr{0, 1, 2}}
+	if n := c.setup.ListenFDs; n > 0 {
+		for i := range n {
+			cmd.fds = append(cmd.fds, uintptr(handshakeFD+1+i))
+		}
+		cmd.argv = append([]string{activateName, path}, argv...)
+		cmd.path = "/proc/self/exe"
+	}
+	return cmd, nil
+}
+
+// start starts the command in the session and the process group of the gate, so
+// that a terminal stays one. It runs on the locked thread.
+func (cmd *command) start() (process, error) {
+	if err := linux.DropInheritedCapabilities(); err != nil {
+		return process{}, err
+	}
+	p := process{pidfd: -1}
+	pid, err := syscall.ForkExec(cmd.path, cmd.argv, &syscall.ProcAttr{
+		Env:   cmd.env,
+		Files: cmd.fds,
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &p.pidfd},
+	})
+	if err != nil {
+		return process{}, startFailure(cmd.argv[0], err)
+	}
+	p.pid = pid
+	return p, nil
+}
+
+// process is the command that runs. The pidfd, which lasts as long as the child,
+// is what signals go to: the number may come to mean another process once the
+// command was waited for.
+type process struct {
+	pid   int
+	pidfd int
+}
+
+// kill sends s. Its one error, that the process is gone, is no error here: its
+// end is on its way.
+func (p process) kill(s os.Signal) {
+	_ = unix.PidfdSendSignal(p.pidfd, s.(syscall.Signal), nil, 0)
+}
+
+// startFailure is the error of a command that cannot be found or executed.
+func startFailure(name string, err error) error {
+	var execErr *exec.Error
+	if errors.As(err, &execErr) {
+		err = execErr.Err
+	}
+	f := &handshake.Failure{Code: codeNotExecutable, Reason: fmt.Sprintf("execute %s: %v", name, err)}
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		f.Code = codeNotFound
+		f.Reason = fmt.Sprintf("command not found: %s is in no directory of PATH", name)
+	case errors.Is(err, os.ErrNotExist):
+		f.Code = codeNotFound
+		f.Reason = fmt.Sprintf("command not found: %s: no such file, or its interpreter is missing", name)
+	case errors.Is(err, unix.ENOEXEC):
+		f.Reason = fmt.Sprintf("execute %s: not a program of this machine, and no #! line", name)
+	case errors.Is(err, os.ErrPermission):
+		f.Reason = fmt.Sprintf("execute %s: permission denied: is it a file with the x bit, on a mount without noexec?", name)
+	}
+	return f
+}
+
+// activate is the step between: it sets LISTEN_PID to its own number and
+// becomes the command. Its arguments are the path and the command's arguments.
+func activate() int {
+	env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
+	// The last of two settings of a variable is not what all programs take.
+	kept := env[:0]
+	for i, v := range env {
+		if i == len(env)-1 || !strings.HasPrefix(v, "LISTEN_PID=") {
+			kept = append(kept, v)
+		}
+	}
+	path, argv := os.Args[1], os.Args[2:]
+	err := syscall.Exec(path, argv, kept)
+	fmt.Fprintln(os.Stderr, startFailure(path, err))
+	if errors.Is(err, os.ErrNotExist) {
+		return codeNotFound
+	}
+	return codeNotExecutable
+}
+
+// serve waits for the parent's word to run the command, runs it, and serves the
+// parent until the command ends.
+func (c *child) serve(cmd *command) error {
+	run := make(chan struct{})
+	gone := make(chan error, 1)
+	forward := newForwarder()
+	defer forward.stop()
+	go func() { gone <- c.receive(run, forward) }()
+	select {
+	case <-run:
+	case err := <-gone:
+		return err
+	}
+	p, err := cmd.start()
+	if err != nil {
+		return err
+	}
+	forward.start(p)
+	ended := make(chan handshake.Exit, 1)
+	go func() { ended <- c.wait(p.pid) }()
+	select {
+	case exit := <-ended:
+		if err := c.conn.Send(handshake.KindExit, exit); err != nil {
+			return errParentGone
+		}
+		return nil
+	case err := <-gone:
+		return err
+	}
+}
+
+// receive handles the parent's messages until the channel ends.
+func (c *child) receive(run chan<- struct{}, forward *forwarder) error {
+	for {
+		m, err := c.conn.Recv()
+		if err == io.EOF {
+			return errParentGone
+		}
+		if err != nil {
+			return err
+		}
+		switch m.Kind {
+		case handshake.KindRun:
+			close(run)
+		case handshake.KindSockets:
+			err = c.makeSockets(m)
+		case handshake.KindSignal:
+			var s handshake.Signal
+			if err = m.Decode(&s); err == nil {
+				forward.fromParent(syscall.Signal(s.Signal))
+			}
+		default:
+			err = fmt.Errorf("handshake: got %q when the command runs", m.Kind)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// wait waits for the command's end, and collects orphans on the way if that is
+// asked for. Nothing else in this process waits for processes.
+func (c *child) wait(command int) handshake.Exit {
+	which := command
+	if c.setup.Reap {
+		which = -1
+	}
+	for {
+		pid, status, err := linux.Wait(which)
+		if err != nil {
+			// Only ECHILD is possible, and only if the command was collected.
+			c.log.Error("wait for the command", "error", err)
+			return handshake.Exit{Code: 1}
+		}
+		if pid != command {
+			continue
+		}
+		switch {
+		case status.Stopped():
+			// A parent that is gone is seen by receive.
+			_ = c.conn.Send(handshake.KindStopped, handshake.Signal{Signal: int(status.StopSignal())})
+		case status.Signaled():
+			return handshake.Exit{Signal: int(status.Signal())}
+		default:
+			return handshake.Exit{Code: status.ExitStatus()}
+		}
+	}
+}

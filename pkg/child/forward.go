@@ -1,0 +1,124 @@
+package child
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/linux"
+)
+
+// forwarder passes signals on to the command, each of them once.
+//
+// The parent gets a signal and sends it here. But one that is typed at a
+// terminal, or sent to a process group or a whole cgroup, comes to parent, child
+// and command alike, and a command that counts its SIGINTs must not get three.
+// So the child looks at what it gets itself:
+//
+//	typed at the terminal       the command has it: not forwarded
+//	any other                   forwarded
+//
+// and of a signal that the parent sends, it drops the one that it got itself at
+// about the same time. The two come by different ways, so the parent's, when it
+// is one that a terminal sends and we are in the foreground, waits a moment for
+// its twin.
+type forwarder struct {
+	received chan os.Signal // the child's own
+	sent     chan os.Signal // the parent's
+	done     chan struct{}
+}
+
+// twin is how long the two copies of one signal may lie apart.
+const twin = 100 * time.Millisecond
+
+// newForwarder starts to catch signals. They wait until start.
+func newForwarder() *forwarder {
+	f := &forwarder{
+		received: make(chan os.Signal, 64),
+		sent:     make(chan os.Signal, 64),
+		done:     make(chan struct{}),
+	}
+	signal.Notify(f.received, linux.ForwardableSignals()...)
+	return f
+}
+
+// start begins to forward to the command.
+func (f *forwarder) start(command process) { go f.run(command) }
+
+// stop ends the forwarding.
+func (f *forwarder) stop() {
+	signal.Stop(f.received)
+	close(f.done)
+}
+
+// fromParent takes a signal that the parent sent. When the command is not
+// collecting them, for it takes none, those over the buffer are lost, as
+// pending signals of one number are in the kernel.
+func (f *forwarder) fromParent(s syscall.Signal) {
+	select {
+	case f.sent <- s:
+	default:
+	}
+}
+
+func (f *forwarder) run(command process) {
+	own := make(map[os.Signal]time.Time) // when the child last got it itself
+	for {
+		select {
+		case s := <-f.received:
+			f.take(command, s, own)
+		case s := <-f.sent:
+			if isTyped(s) && linux.InForeground() {
+				f.awaitTwin(command, s, own)
+			}
+			if at, ok := own[s]; ok && time.Since(at) < 2*twin {
+				delete(own, s)
+				continue
+			}
+			command.kill(s)
+		case <-f.done:
+			return
+		}
+	}
+}
+
+// take handles a signal that the child got itself.
+func (f *forwarder) take(command process, s os.Signal, own map[os.Signal]time.Time) {
+	own[s] = time.Now()
+	if !isTyped(s) || !linux.InForeground() {
+		command.kill(s)
+	}
+}
+
+// awaitTwin waits a moment for the child's own copy of s.
+func (f *forwarder) awaitTwin(command process, s os.Signal, own map[os.Signal]time.Time) {
+	if at, ok := own[s]; ok && time.Since(at) < 2*twin {
+		return
+	}
+	timeout := time.NewTimer(twin)
+	defer timeout.Stop()
+	for {
+		select {
+		case r := <-f.received:
+			f.take(command, r, own)
+			if r == s {
+				return
+			}
+		case <-timeout.C:
+			return
+		case <-f.done:
+			return
+		}
+	}
+}
+
+// isTyped says whether a terminal sends s to its foreground process group
+// (termios(3); SIGHUP and SIGCONT when it goes away, SIGWINCH when it changes).
+func isTyped(s os.Signal) bool {
+	switch s {
+	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGCONT, syscall.SIGWINCH:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,124 @@
+package child
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/handshake"
+	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/network/slirp"
+)
+
+// networks are the child halves of the network drivers. A driver is a folder
+// below pkg/network and a line here.
+var networks = map[string]NetworkSetup{
+	"host":  network.SetupHost,
+	"none":  network.SetupNone,
+	"slirp": slirp.Setup,
+}
+
+// setUpNetwork runs the child half of the driver in the network namespace, and
+// sends its files up. A detached namespace is made first.
+func (c *child) setUpNetwork() error {
+	name := c.setup.Plan.Driver
+	set, ok := c.options.Networks[name]
+	if !ok {
+		set, ok = networks[name]
+	}
+	if !ok {
+		return fmt.Errorf("network driver %q has no child half", name)
+	}
+	if c.setup.DetachedNetns != "" {
+		runner, err := newNetns()
+		if err != nil {
+			return err
+		}
+		c.netns = runner
+	}
+	var files []*os.File
+	err := c.netns(func() (err error) {
+		files, err = set(c.setup.Plan)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("network %s: %w", name, err)
+	}
+	err = c.conn.Send(handshake.KindNetwork, nil, files...)
+	for _, f := range files {
+		f.Close()
+	}
+	if err != nil {
+		return errParentGone
+	}
+	return nil
+}
+
+// threadRunner runs a function on some thread and returns what it returned.
+type threadRunner func(func() error) error
+
+// here runs a function on the caller's thread.
+func here(f func() error) error { return f() }
+
+// newNetns makes a network namespace that one thread is in, and the rest of the
+// process is not. The thread lasts as long as the process.
+func newNetns() (threadRunner, error) {
+	type job struct {
+		do   func() error
+		done chan error
+	}
+	jobs := make(chan job)
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: no other goroutine may run in this namespace
+		err := os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
+		started <- err
+		if err != nil {
+			return
+		}
+		for j := range jobs {
+			j.done <- j.do()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("make a detached network namespace: %w", err)
+	}
+	return func(do func() error) error {
+		j := job{do, make(chan error)}
+		jobs <- j
+		return <-j.done
+	}, nil
+}
+
+// makeSockets answers the parent's request for sockets in the network
+// namespace.
+func (c *child) makeSockets(m handshake.Message) error {
+	var request handshake.Request
+	if err := m.Decode(&request); err != nil {
+		return err
+	}
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	err := c.netns(func() error {
+		for range min(request.N, handshake.MaxFiles) {
+			fd, err := unix.Socket(request.Domain, request.Type|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return os.NewSyscallError("socket", err)
+			}
+			files = append(files, os.NewFile(uintptr(fd), "socket"))
+		}
+		return nil
+	})
+	reply := handshake.Reply{ID: request.ID}
+	// Some sockets are better than none: the parent uses what it gets.
+	if err != nil && len(files) == 0 {
+		reply.Error = err.Error()
+	}
+	return c.conn.Send(handshake.KindSockets, reply, files...)
+}
