@@ -12,7 +12,7 @@ BINDIR  ?= $(PREFIX)/bin
 GO      ?= go
 # The version of `git describe` where there is one; see scripts/version.
 VERSION ?= $(shell scripts/version)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/gatekit/gatekit/internal/version.Version=$(VERSION)
 
 # Static programs: they run in any mount namespace, whatever /lib holds there.
 export CGO_ENABLED ?= 0

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/version"
+	"github.com/gatekit/gatekit/pkg/parent"
+)
+
+// newApp makes the command line. action gets the options that it asked for; it
+// is not called for --help and --version.
+func newApp(action func(parent.Options) error) *cli.App {
+	return &cli.App{
+		Name:      "gatekit",
+		Usage:     "be root in namespaces of your own, with a network",
+		UsageText: "gatekit [OPTIONS] COMMAND [ARG...]",
+		Version:   version.Version,
+		Description: "COMMAND runs as root in new user and mount namespaces. For example:\n\n" +
+			"gatekit --net=slirp --copy-up=/etc bash",
+		Flags:                     flags(),
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		Writer:                    os.Stdout,
+		ErrWriter:                 io.Discard, // what goes wrong is said once, by main
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return fmt.Errorf("%w: %w; see gatekit --help", parent.ErrUsage, err)
+		},
+		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *cli.Context) error {
+			if part := c.String("print-semver"); part != "" {
+				return printSemver(c.App.Writer, part)
+			}
+			o, err := options(c)
+			if err != nil {
+				return err
+			}
+			return action(o)
+		},
+	}
+}
+
+// flags are the flags in the order of docs/reference.md.
+func flags() []cli.Flag {
+	const (
+		state   = "1 state"
+		network = "2 network"
+		ports   = "3 ports"
+		mounts  = "4 mounts"
+		spaces  = "5 namespaces and processes"
+		ids     = "6 ids"
+		logs    = "7 logs and version"
+	)
+	return []cli.Flag{
+		&cli.StringFlag{Category: state, Name: "state-dir", Usage: "`DIR` for the files of this gate (default: a new directory under $XDG_RUNTIME_DIR/gatekit)"},
+		&cli.StringFlag{Category: state, Name: "name", Usage: "a `NAME` for gatectl --gate"},
+
+		&cli.StringFlag{Category: network, Name: "net", Value: "host", Usage: "network `DRIVER`: host, none or slirp"},
+		&cli.IntFlag{Category: network, Name: "mtu", Value: 1500, Usage: "MTU of the interface in the namespace, 576 to 65520 `BYTES`"},
+		&cli.StringFlag{Category: network, Name: "cidr", Usage: "IPv4 `NETWORK`: the child is .100, the gateway .2, the DNS .3 (default: 10.0.2.0/24, or the next that the host does not use)"},
+		&cli.StringFlag{Category: network, Name: "cidr6", Usage: "IPv6 `NETWORK`: the child is ::100, the gateway ::2, the DNS ::3 (default: fd67:6174:656b::/64, or the next that the host does not use)"},
+		&cli.StringFlag{Category: network, Name: "ifname", Value: "tap0", Usage: "`NAME` of the interface in the namespace"},
+		&cli.BoolFlag{Category: network, Name: "ipv6", Value: true, Usage: "IPv6 beside IPv4 in the namespace"},
+		&cli.StringFlag{Category: network, Name: "host-loopback", Value: "none", Usage: "what of the host's 127.0.0.1 and ::1 the gateway address reaches: none, all, or `PORTS` as 5432,8000-8010"},
+		&cli.BoolFlag{Category: network, Name: "disable-host-loopback", Usage: "the same as --host-loopback=none"},
+		&cli.BoolFlag{Category: network, Name: "detach-netns", Usage: "keep the network namespace at <state-dir>/netns and run COMMAND in the host's"},
+		&cli.StringSliceFlag{Category: network, Name: "dns", Usage: "upstream `ADDR[:PORT]` instead of the host's, repeatable"},
+		&cli.StringSliceFlag{Category: network, Name: "dns-search", Usage: "search `DOMAIN` instead of the host's, repeatable"},
+		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
+
+		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},
+		&cli.StringSliceFlag{Category: ports, Name: "publish", Aliases: []string{"p"}, Usage: "forward at start: `SPEC` as [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO, repeatable"},
+
+		&cli.StringSliceFlag{Category: mounts, Name: "copy-up", Usage: "make a host's `DIR` writable in the namespace, repeatable"},
+		&cli.StringFlag{Category: mounts, Name: "copy-up-mode", Value: "tmpfs+symlink", Usage: "`MODE` of copy-up: tmpfs+symlink or overlay"},
+		&cli.StringFlag{Category: mounts, Name: "propagation", Value: "rprivate", Usage: "mount propagation `TYPE`: private, rprivate, slave, rslave, shared or rshared"},
+
+		&cli.BoolFlag{Category: spaces, Name: "pidns", Usage: "a PID namespace, with its own /proc"},
+		&cli.BoolFlag{Category: spaces, Name: "cgroupns", Usage: "a cgroup namespace"},
+		&cli.BoolFlag{Category: spaces, Name: "utsns", Usage: "a UTS namespace"},
+		&cli.BoolFlag{Category: spaces, Name: "ipcns", Usage: "an IPC namespace"},
+		&cli.StringFlag{Category: spaces, Name: "reaper", Value: "auto", Usage: "reap orphans: auto (with --pidns), true or false `WHEN`"},
+		&cli.StringFlag{Category: spaces, Name: "evacuate-cgroup2", Usage: "move the gate to the cgroup `NAME` below its own; needs --pidns and --cgroupns"},
+
+		&cli.StringFlag{Category: ids, Name: "subid-source", Value: "auto", Usage: "`SOURCE` of subordinate ids: auto, dynamic (getsubids) or static (/etc/subuid and /etc/subgid)"},
+		&cli.StringSliceFlag{Category: ids, Name: "uidmap", Usage: "`INSIDE:OUTSIDE:SIZE` instead of 0 to the caller and 1 to all subordinate ids, repeatable"},
+		&cli.StringSliceFlag{Category: ids, Name: "gidmap", Usage: "`INSIDE:OUTSIDE:SIZE`, as --uidmap"},
+		&cli.BoolFlag{Category: ids, Name: "single-id", Usage: "map the caller alone: needs no subordinate ids and no newuidmap"},
+
+		&cli.BoolFlag{Category: logs, Name: "debug", Usage: "log what happens"},
+		&cli.StringFlag{Category: logs, Name: "log-format", Value: "text", Usage: "`FORMAT` of logs on stderr: text or json"},
+		&cli.StringFlag{Category: logs, Name: "print-semver", Usage: "print a `PART` of the version: major, minor or patch"},
+	}
+}
+
+// printSemver prints one number of the version (semver.org).
+func printSemver(w io.Writer, part string) error {
+	n, ok := version.Part(part)
+	if !ok {
+		return fmt.Errorf("%w: --print-semver=%s: want major, minor or patch", parent.ErrUsage, part)
+	}
+	_, err := fmt.Fprintln(w, n)
+	return err
+}

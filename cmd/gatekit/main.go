@@ -1,0 +1,81 @@
+// Command gatekit runs a program as root in namespaces of its own, with a
+// network, for a user without privileges.
+//
+// Started by a user it is the parent; executed again by the parent, in the new
+// namespaces, it is the child. Nothing but flags is handled here.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/child"
+	"github.com/gatekit/gatekit/pkg/network/slirp"
+	"github.com/gatekit/gatekit/pkg/parent"
+)
+
+// Exit codes of the gate itself; a command that ran has its own.
+const (
+	codeFailure = 1
+	codeUsage   = 2
+	codeSignal  = 128 // plus the signal's number
+)
+
+func main() {
+	if child.IsChild() {
+		os.Exit(child.Main(child.Options{Logger: childLogger(os.Args[1:])}))
+	}
+	os.Exit(run(os.Args))
+}
+
+// run is the parent. It returns the exit code.
+func run(args []string) int {
+	// What the caller has open is not for the command (LISTEN_FDS apart, which
+	// are passed on one by one).
+	if err := linux.CloseOnExecFrom(3); err != nil {
+		return fail(err)
+	}
+	exit := parent.Exit{}
+	app := newApp(func(o parent.Options) (err error) {
+		signals := make(chan os.Signal, 64)
+		signal.Notify(signals, linux.ForwardableSignals()...)
+		defer signal.Stop(signals)
+		o.Signals, o.Stopped = signals, stopToo
+		exit, err = parent.Run(context.Background(), o)
+		return err
+	})
+	if err := app.Run(args); err != nil {
+		return fail(err)
+	}
+	if exit.Signal != 0 {
+		return codeSignal + int(exit.Signal)
+	}
+	return exit.Code
+}
+
+// fail prints one line and returns the exit code that goes with the error.
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "gatekit:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	var start *parent.StartError
+	switch {
+	case errors.As(err, &start):
+		return start.Code
+	case errors.Is(err, parent.ErrUsage), errors.Is(err, slirp.ErrUsage):
+		return codeUsage
+	}
+	return codeFailure
+}
+
+// stopToo stops this process when its terminal's job control stopped the
+// command: the shell that started us waits for us, not for the command.
+func stopToo(syscall.Signal) {
+	if linux.HasTerminal() {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) // cannot fail
+	}
+}

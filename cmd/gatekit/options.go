@@ -1,0 +1,269 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/version"
+	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/network/slirp"
+	"github.com/gatekit/gatekit/pkg/parent"
+	"github.com/gatekit/gatekit/pkg/port"
+	"github.com/gatekit/gatekit/pkg/port/builtin"
+)
+
+// options turns flags into options. Its errors are of usage.
+func options(c *cli.Context) (parent.Options, error) {
+	o := parent.Options{
+		Command:         c.Args().Slice(),
+		StateDir:        c.String("state-dir"),
+		Name:            c.String("name"),
+		Version:         version.Version,
+		CopyUp:          c.StringSlice("copy-up"),
+		CopyUpMode:      c.String("copy-up-mode"),
+		Propagation:     c.String("propagation"),
+		DetachNetns:     c.Bool("detach-netns"),
+		PIDNS:           c.Bool("pidns"),
+		CgroupNS:        c.Bool("cgroupns"),
+		UTSNS:           c.Bool("utsns"),
+		IPCNS:           c.Bool("ipcns"),
+		EvacuateCgroup2: c.String("evacuate-cgroup2"),
+		SubIDSource:     c.String("subid-source"),
+		SingleID:        c.Bool("single-id"),
+	}
+	for _, set := range []func(*cli.Context, *parent.Options) error{
+		setLogger, setNetwork, setPorts, setReaper, setMaps, setAddHosts,
+	} {
+		if err := set(c, &o); err != nil {
+			return o, fmt.Errorf("%w: %w", parent.ErrUsage, err)
+		}
+	}
+	if err := o.Validate(); err != nil {
+		return o, err
+	}
+	// Descriptors are taken last: whoever has the options closes them.
+	o.ListenFiles = activation.Files(false)
+	return o, nil
+}
+
+func setLogger(c *cli.Context, o *parent.Options) error {
+	level, format := "warn", c.String("log-format")
+	if c.Bool("debug") {
+		level = "debug"
+	}
+	log, err := newLogger(level, format)
+	if err != nil {
+		return err
+	}
+	o.Logger = log
+	o.ChildArgs = []string{level, format}
+	return nil
+}
+
+// childLogger makes the child's logger of the arguments that setLogger gave it.
+func childLogger(args []string) *slog.Logger {
+	if len(args) == 2 {
+		if log, err := newLogger(args[0], args[1]); err == nil {
+			return log.With("process", "child")
+		}
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}
+
+func newLogger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, err
+	}
+	options := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format=%s: want text or json", format)
+}
+
+// drivers are the network drivers by name. A driver is a folder below
+// pkg/network, a line here, and one in pkg/child.
+var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error){
+	"host":  func(*cli.Context, *slog.Logger) (network.Driver, error) { return network.Host(), nil },
+	"none":  func(*cli.Context, *slog.Logger) (network.Driver, error) { return network.None(), nil },
+	"slirp": newSlirp,
+}
+
+func setNetwork(c *cli.Context, o *parent.Options) (err error) {
+	name := c.String("net")
+	make, ok := drivers[name]
+	if !ok {
+		return fmt.Errorf("--net=%s: want host, none or slirp", name)
+	}
+	if name != "slirp" {
+		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search"} {
+			if c.IsSet(flag) {
+				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
+			}
+		}
+	}
+	o.Network, err = make(c, o.Logger)
+	return err
+}
+
+// newSlirp makes the user-mode network of its flags.
+func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
+	o := slirp.Options{
+		DisableIPv6: !c.Bool("ipv6"),
+		MTU:         c.Int("mtu"),
+		Ifname:      c.String("ifname"),
+		Search:      c.StringSlice("dns-search"),
+		Logger:      log,
+	}
+	var err error
+	if o.IPv4, o.IPv6, err = networks(c); err != nil {
+		return nil, err
+	}
+	if o.HostLoopback, err = slirp.ParseHostLoopback(c.String("host-loopback")); err != nil {
+		return nil, fmt.Errorf("--host-loopback: %w", err)
+	}
+	if c.Bool("disable-host-loopback") {
+		if c.String("host-loopback") != "none" {
+			return nil, errors.New("--disable-host-loopback and --host-loopback contradict each other")
+		}
+	}
+	for _, s := range c.StringSlice("dns") {
+		upstream, err := parseUpstream(s)
+		if err != nil {
+			return nil, err
+		}
+		o.Upstreams = append(o.Upstreams, upstream)
+	}
+	return slirp.New(o)
+}
+
+// networks are the two networks: those of the flags, else the first that the
+// host has no address in.
+func networks(c *cli.Context) (v4, v6 netip.Prefix, err error) {
+	addrs, err := hostAddrs()
+	if err != nil {
+		return v4, v6, err
+	}
+	v4, v6 = slirp.FreeNetworks(addrs)
+	for _, flag := range []struct {
+		name   string
+		is4    bool
+		prefix *netip.Prefix
+	}{{"cidr", true, &v4}, {"cidr6", false, &v6}} {
+		s := c.String(flag.name)
+		if s == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p.Addr().Is4() != flag.is4 {
+			return v4, v6, fmt.Errorf("--%s=%s: want a network such as %v", flag.name, s, *flag.prefix)
+		}
+		*flag.prefix = p.Masked()
+	}
+	return v4, v6, nil
+}
+
+// hostAddrs are the addresses of the host's interfaces.
+func hostAddrs() ([]netip.Addr, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, a := range found {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, addr.Unmap())
+			}
+		}
+	}
+	return addrs, nil
+}
+
+// parseUpstream parses ADDR or ADDR:PORT; IPv6 goes in brackets before a port.
+func parseUpstream(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("--dns=%s: want ADDR or ADDR:PORT, for example 198.51.100.53 or [2001:db8::53]:5353", s)
+	}
+	return a, nil
+}
+
+func setPorts(c *cli.Context, o *parent.Options) error {
+	for _, s := range c.StringSlice("publish") {
+		specs, err := port.Parse(s)
+		if err != nil {
+			return fmt.Errorf("--publish: %w", err)
+		}
+		o.Publish = append(o.Publish, specs...)
+	}
+	driver := c.String("port-driver")
+	if driver == "" {
+		driver = "none"
+		if c.String("net") == "slirp" {
+			driver = "builtin"
+		}
+	}
+	switch driver {
+	case "builtin":
+		o.Ports = func(s port.Sockets) port.Driver {
+			return builtin.New(builtin.Options{Sockets: s, Logger: o.Logger})
+		}
+	case "none":
+	default:
+		return fmt.Errorf("--port-driver=%s: want builtin or none", driver)
+	}
+	return nil
+}
+
+func setReaper(c *cli.Context, o *parent.Options) error {
+	yes, no := true, false
+	switch when := c.String("reaper"); when {
+	case "auto":
+	case "true":
+		o.Reaper = &yes
+	case "false":
+		o.Reaper = &no
+	default:
+		return fmt.Errorf("--reaper=%s: want auto, true or false", when)
+	}
+	return nil
+}
+
+func setMaps(c *cli.Context, o *parent.Options) error {
+	for flag, maps := range map[string]*[]parent.IDMap{"uidmap": &o.UIDMap, "gidmap": &o.GIDMap} {
+		for _, s := range c.StringSlice(flag) {
+			m, err := parent.ParseIDMap(s)
+			if err != nil {
+				return fmt.Errorf("--%s=%w", flag, err)
+			}
+			*maps = append(*maps, m)
+		}
+	}
+	return nil
+}
+
+func setAddHosts(c *cli.Context, o *parent.Options) error {
+	for _, s := range c.StringSlice("add-host") {
+		entry, err := parent.ParseAddHost(s)
+		if err != nil {
+			return err
+		}
+		o.AddHosts = append(o.AddHosts, entry)
+	}
+	return nil
+}

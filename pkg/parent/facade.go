@@ -1,0 +1,84 @@
+package parent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// facade is the gate as the API shows it.
+type facade struct{ g *gate }
+
+// errNoPortDriver answers those who want to change forwards of a gate that
+// forwards none.
+var errNoPortDriver = errors.New("this gate has no port driver: start it with --port-driver=builtin and a network of its own")
+
+func (f facade) Info() api.Info {
+	n := f.g.o.Network.Info()
+	info := api.Info{
+		APIVersion: api.Version,
+		Version:    f.g.o.Version,
+		Name:       f.g.o.Name,
+		PID:        os.Getpid(),
+		StateDir:   f.g.dir.Path(),
+		ChildPID:   f.g.child.cmd.Process.Pid,
+		NetworkDriver: api.NetworkDriver{
+			Driver:         n.Driver,
+			DNS:            n.DNS,
+			DynamicChildIP: n.DynamicChildIP,
+		},
+		PortDriver: api.PortDriver{Driver: "none", Protos: []string{}},
+	}
+	if info.NetworkDriver.DNS == nil {
+		info.NetworkDriver.DNS = []netip.Addr{}
+	}
+	if n.ChildIP.IsValid() {
+		info.NetworkDriver.ChildIP = &n.ChildIP
+	}
+	if f.g.ports != nil {
+		p := f.g.ports.Info()
+		info.PortDriver = api.PortDriver{Driver: p.Driver, Protos: p.Protos, DisallowLoopbackChildIP: p.DisallowLoopbackChildIP}
+	}
+	return info
+}
+
+func (f facade) ListPorts() []api.PortStatus {
+	if f.g.ports == nil {
+		return []api.PortStatus{}
+	}
+	return statuses(f.g.ports.List())
+}
+
+func (f facade) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortStatus, error) {
+	if f.g.ports == nil {
+		return nil, errNoPortDriver
+	}
+	wanted := make([]port.Spec, len(specs))
+	for i, s := range specs {
+		wanted[i] = port.Spec(s)
+	}
+	added, err := f.g.ports.Add(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return statuses(added), nil
+}
+
+func (f facade) RemovePort(ctx context.Context, id int) error {
+	if f.g.ports == nil {
+		return errNoPortDriver
+	}
+	return f.g.ports.Remove(ctx, []int{id})
+}
+
+func statuses(in []port.Status) []api.PortStatus {
+	out := make([]api.PortStatus, len(in))
+	for i, s := range in {
+		out[i] = api.PortStatus{ID: s.ID, Spec: api.PortSpec(s.Spec)}
+	}
+	return out
+}

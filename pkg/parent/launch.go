@@ -1,0 +1,135 @@
+package parent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/handshake"
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/child"
+)
+
+// process is the child, as the parent holds it.
+type process struct {
+	cmd   *exec.Cmd
+	users *linux.UserNamespace
+	ended chan struct{} // closed when it was waited for
+	pidNS bool
+}
+
+// launch executes this program again, in new namespaces, as the child. The child
+// holds the ambient capabilities of its user namespace, so that it can work
+// before, and while, its ids are mapped: one execution is enough.
+func launch(o *Options, stateDir string) (*process, *handshake.Conn, error) {
+	conn, theirs, err := handshake.Pair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command("/proc/self/exe", o.ChildArgs...)
+	cmd.Args[0] = child.Name
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = environment(o.Env, stateDir)
+	cmd.ExtraFiles = append([]*os.File{theirs}, o.ListenFiles...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  o.cloneFlags(),
+		AmbientCaps: linux.AllCapabilities(),
+	}
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return nil, nil, explainNamespaces(fmt.Errorf("make namespaces: %w", err), "/proc")
+	}
+	p := &process{cmd: cmd, ended: make(chan struct{}), pidNS: o.PIDNS}
+	go func() {
+		_ = cmd.Wait() // how it ended is in cmd.ProcessState
+		close(p.ended)
+	}()
+	if p.users, err = linux.OpenUserNamespace(cmd.Process.Pid); err != nil {
+		conn.Close()
+		_ = cmd.Process.Kill() // it may have ended by itself
+		<-p.ended
+		return nil, nil, fmt.Errorf("the child ended at once: %w", err)
+	}
+	return p, conn, nil
+}
+
+// cloneFlags are the namespaces to make.
+func (o *Options) cloneFlags() uintptr {
+	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS)
+	for _, ns := range []struct {
+		wanted bool
+		flag   uintptr
+	}{
+		{o.Network.Plan().Namespace && !o.DetachNetns, unix.CLONE_NEWNET},
+		{o.PIDNS, unix.CLONE_NEWPID},
+		{o.CgroupNS, unix.CLONE_NEWCGROUP},
+		{o.UTSNS, unix.CLONE_NEWUTS},
+		{o.IPCNS, unix.CLONE_NEWIPC},
+	} {
+		if ns.wanted {
+			flags |= ns.flag
+		}
+	}
+	return flags
+}
+
+// environment is env with the gate's variables. They are there from the child's
+// execution on: clients read them in /proc/CHILD_PID/environ.
+func environment(env []string, stateDir string) []string {
+	ours := map[string]string{
+		"STATE_DIR":   stateDir,
+		"PARENT_EUID": strconv.Itoa(os.Geteuid()),
+		"PARENT_EGID": strconv.Itoa(os.Getegid()),
+	}
+	var out []string
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		short, ok := strings.CutPrefix(name, "GATEKIT_")
+		if !ok {
+			short, ok = strings.CutPrefix(name, "ROOTLESSKIT_")
+		}
+		if _, own := ours[short]; ok && own {
+			continue // an outer gate's
+		}
+		out = append(out, v)
+	}
+	for _, prefix := range []string{"GATEKIT_", "ROOTLESSKIT_"} {
+		for _, name := range []string{"STATE_DIR", "PARENT_EUID", "PARENT_EGID"} {
+			out = append(out, prefix+name+"="+ours[name])
+		}
+	}
+	return out
+}
+
+// end kills the child and all that lives in its user namespace, and waits for
+// it.
+func (p *process) end() error {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.ended
+	defer p.users.Close()
+	if p.pidNS {
+		return nil // the kernel ended the rest with process 1
+	}
+	return p.users.Kill()
+}
+
+// death says how the child ended.
+func (p *process) death() error {
+	<-p.ended
+	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return fmt.Errorf("the child was killed by %s", unix.SignalName(status.Signal()))
+	}
+	return fmt.Errorf("the child ended unexpectedly, with exit code %d", status.ExitStatus())
+}

@@ -1,0 +1,230 @@
+package parent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/statedir"
+	"github.com/gatekit/gatekit/pkg/child"
+	"github.com/gatekit/gatekit/pkg/copyup"
+	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// ErrUsage marks options that can never work, whatever the host.
+var ErrUsage = errors.New("wrong usage")
+
+// Options describe a gate. The zero value of every field but Command is good: a
+// gate in the host's network, with the caller mapped to root and all of its
+// subordinate ids after it.
+type Options struct {
+	// Command and its arguments. It is looked up in PATH inside.
+	Command []string
+
+	// StateDir is where the gate keeps its files. Empty makes a new directory,
+	// which goes with the gate.
+	StateDir string
+
+	// Name names the gate for gatectl --gate. Empty gives it none.
+	Name string
+
+	// Version is the version that the API reports of this program.
+	Version string
+
+	// Network is the network driver. nil means network.Host().
+	Network network.Driver
+
+	// Ports makes the port driver of the sockets that the child provides. nil
+	// means that the gate forwards no ports.
+	Ports func(port.Sockets) port.Driver
+
+	// Publish are forwards to put in place before the command starts.
+	Publish []port.Spec
+
+	// Mounts. Empty values mean none, copyup's default mode, and "rprivate".
+	CopyUp      []string
+	CopyUpMode  string
+	Propagation string
+
+	// DetachNetns keeps the network namespace on <StateDir>/netns and runs the
+	// command in the host's.
+	DetachNetns bool
+
+	// Further namespaces (namespaces(7)).
+	PIDNS, CgroupNS, UTSNS, IPCNS bool
+
+	// Reaper says whether the child collects orphans. nil means: with PIDNS.
+	Reaper *bool
+
+	// EvacuateCgroup2 is the name of a cgroup below the current one to move the
+	// gate to, so that the current one can delegate its controllers. Empty
+	// moves nothing. It needs PIDNS and CgroupNS.
+	EvacuateCgroup2 string
+
+	// SubIDSource says where the caller's subordinate ids come from: "static"
+	// (/etc/subuid and /etc/subgid), "dynamic" (getsubids(1)), or "auto" and
+	// empty (as /etc/nsswitch.conf says).
+	SubIDSource string
+
+	// UIDMap and GIDMap map ids explicitly. Empty means: 0 to the caller, and
+	// from 1 on all its subordinate ids.
+	UIDMap, GIDMap []IDMap
+
+	// SingleID maps the caller alone, which needs no subordinate ids and no
+	// newuidmap; setgroups(2) is denied inside.
+	SingleID bool
+
+	// AddHosts are further entries for /etc/hosts.
+	AddHosts []HostEntry
+
+	// ListenFiles are sockets of socket activation to pass on
+	// (sd_listen_fds(3)); LISTEN_FDNAMES is taken from Env. The gate closes them.
+	ListenFiles []*os.File
+
+	// Env is the command's environment, to which the gate adds its own
+	// variables. nil means that of this process.
+	Env []string
+
+	// Signals are sent to the command as they come. One that ends a process
+	// ends the gate while the command does not run yet. nil forwards none.
+	Signals <-chan os.Signal
+
+	// Stopped is called when a signal of the terminal's job control has stopped
+	// the command, for a program that wants to stop with it. nil does nothing.
+	Stopped func(syscall.Signal)
+
+	// StopTimeout is how long the command may take to end after the SIGTERM that
+	// it gets when the gate has to end. 0 means 10 s.
+	StopTimeout time.Duration
+
+	// ChildArgs follow child.Name in the arguments with which this program is
+	// executed again to be the child; for the program's own use.
+	ChildArgs []string
+
+	// Logger receives warnings, and what happens at debug level. nil discards.
+	Logger *slog.Logger
+}
+
+// propagations are the values of Options.Propagation (mount_namespaces(7)).
+var propagations = []string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared"}
+
+// Validate finds what can never work. Its errors wrap ErrUsage.
+func (o *Options) Validate() error {
+	if err := o.validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	return nil
+}
+
+func (o *Options) validate() error {
+	if len(o.Command) == 0 {
+		return errors.New("COMMAND is missing: name the program to run, for example: bash")
+	}
+	if err := o.validateNetwork(); err != nil {
+		return err
+	}
+	if err := copyup.Validate(o.CopyUp, o.CopyUpMode); err != nil {
+		return err
+	}
+	if !slices.Contains(propagations, o.Propagation) {
+		return fmt.Errorf("--propagation=%s: want one of%s", o.Propagation, strings.Join(propagations, " "))
+	}
+	if g := o.EvacuateCgroup2; g != "" {
+		if !o.PIDNS || !o.CgroupNS {
+			return errors.New("--evacuate-cgroup2 needs --pidns and --cgroupns")
+		}
+		if g != filepath.Base(g) || g == "." || g == ".." {
+			return fmt.Errorf("--evacuate-cgroup2=%s: want the name of a cgroup, without a slash", g)
+		}
+	}
+	if o.Reaper != nil && !*o.Reaper && o.PIDNS {
+		return errors.New("--reaper=false cannot go with --pidns: process 1 of a pid namespace has to collect orphans")
+	}
+	return o.validateIDs()
+}
+
+func (o *Options) validateNetwork() error {
+	plan := o.Network.Plan()
+	if o.DetachNetns && !plan.Namespace {
+		return fmt.Errorf("--detach-netns needs a network of its own: --net=%s has none; use --net=slirp or --net=none", plan.Driver)
+	}
+	if o.Ports != nil && !plan.Namespace {
+		return fmt.Errorf("a port driver needs a network of its own: --net=%s has none; use --net=slirp, or --port-driver=none", plan.Driver)
+	}
+	if len(o.Publish) > 0 && o.Ports == nil {
+		return errors.New("--publish needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
+	}
+	for _, s := range o.Publish {
+		if err := s.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Options) validateIDs() error {
+	if o.SingleID && len(o.UIDMap)+len(o.GIDMap) > 0 {
+		return errors.New("--single-id maps the caller alone: it cannot go with --uidmap and --gidmap")
+	}
+	if (len(o.UIDMap) == 0) != (len(o.GIDMap) == 0) {
+		return errors.New("--uidmap and --gidmap need each other")
+	}
+	for flag, maps := range map[string][]IDMap{"--uidmap": o.UIDMap, "--gidmap": o.GIDMap} {
+		if err := validateMaps(maps); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	if !slices.Contains([]string{"", "auto", "dynamic", "static"}, o.SubIDSource) {
+		return fmt.Errorf("--subid-source=%s: want auto, dynamic or static", o.SubIDSource)
+	}
+	return nil
+}
+
+// setDefaults replaces zero values by what they stand for.
+func (o *Options) setDefaults() {
+	if o.Network == nil {
+		o.Network = network.Host()
+	}
+	if o.Reaper == nil {
+		o.Reaper = &o.PIDNS
+	}
+	if o.Env == nil {
+		o.Env = os.Environ()
+	}
+	if o.StopTimeout == 0 {
+		o.StopTimeout = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// mounts is what the child shall mount, with the files of the state dir to put
+// over /etc's.
+func (o *Options) mounts(dir *statedir.Dir) child.Mounts {
+	plan := o.Network.Plan()
+	inside := plan.Namespace && !o.DetachNetns
+	m := child.Mounts{
+		Propagation: o.Propagation,
+		CopyUp:      o.CopyUp,
+		CopyUpMode:  o.CopyUpMode,
+		StateDir:    dir.Path(),
+		Sys:         inside,
+		Proc:        o.PIDNS,
+		Cgroup:      o.CgroupNS,
+	}
+	if inside && len(plan.Nameservers) > 0 {
+		m.ResolvConf = dir.ResolvConf()
+	}
+	if inside || len(o.AddHosts) > 0 && !o.DetachNetns {
+		m.Hosts = dir.Hosts()
+	}
+	return m
+}

@@ -1,0 +1,386 @@
+// Package parent is the host side of the gate: it maps ids, holds the state dir,
+// starts the child in new namespaces, and runs the network driver, the port
+// driver and the API until the command ends.
+//
+// Run is the whole life of a gate:
+//
+//	options, host      what would fail is said now, with its remedy
+//	state dir          made and locked; resolv.conf and hosts written
+//	child              executed in new namespaces; ids mapped meanwhile
+//	parts              network driver, port driver, API: each a Run(ctx) in one
+//	                   errgroup, started as the child reports what they need
+//	command            runs, once all parts do
+//	end                the first of: the command's end, a part's error, a signal
+//	                   before the command runs, the caller's context
+//
+// One deferred teardown undoes what was done, in reverse order, on every path.
+package parent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatekit/gatekit/internal/handshake"
+	"github.com/gatekit/gatekit/internal/statedir"
+	"github.com/gatekit/gatekit/pkg/api/server"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// Exit is how the command ended: with Code, or by Signal if that is not 0.
+type Exit struct {
+	Code   int
+	Signal syscall.Signal
+}
+
+// StartError is the error of a command that cannot be found (Code 127) or
+// executed (126), as shells number them.
+type StartError struct {
+	Reason string
+	Code   int
+}
+
+// Error is the reason.
+func (e *StartError) Error() string { return e.Reason }
+
+// Run runs a gate until its command ends, and returns how that ended. The error
+// is of the gate itself: it wraps ErrUsage when the options can never work, and
+// is a *StartError when there is no such command. Whatever it returns, nothing
+// of the gate is left.
+//
+// When ctx is done the command gets SIGTERM, and SIGKILL after StopTimeout; the
+// error is the context's cause.
+func Run(ctx context.Context, o Options) (Exit, error) {
+	o.setDefaults()
+	g := &gate{o: &o}
+	defer g.closeListenFiles()
+	if err := o.Validate(); err != nil {
+		return Exit{}, err
+	}
+	ids, err := g.checkHost(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	return g.run(ctx, ids)
+}
+
+// gate is a gate at run time.
+type gate struct {
+	o       *Options
+	dir     *statedir.Dir
+	child   *process
+	session *session
+	ports   port.Driver // nil without one
+
+	running atomic.Bool // the command was let go
+	stop    sync.Once   // of stopCommand
+}
+
+// checker is what a network driver may implement to look at the host before
+// anything is made.
+type checker interface{ Check() error }
+
+// checkHost finds what would fail on this host, while nothing has been made.
+func (g *gate) checkHost(ctx context.Context) (idMaps, error) {
+	caller := currentCaller()
+	if err := checkUserNamespaces("/proc", caller); err != nil {
+		return idMaps{}, err
+	}
+	ids, err := g.o.idMaps(ctx, caller)
+	if err != nil {
+		return ids, err
+	}
+	if c, ok := g.o.Network.(checker); ok {
+		if err := c.Check(); err != nil {
+			return ids, err
+		}
+	}
+	if caller.uid == 0 {
+		g.o.Logger.Warn("started by root: what runs inside is safer when an unprivileged user starts the gate")
+	}
+	return ids, nil
+}
+
+// run makes the gate, runs it, and takes it down.
+func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
+	g.dir, err = statedir.Create(statedir.Options{Path: g.o.StateDir, Name: g.o.Name})
+	if err != nil {
+		return exit, err
+	}
+	defer func() { err = errors.Join(err, g.dir.Close()) }()
+	if unlisted := g.dir.Unlisted(); unlisted != nil {
+		g.o.Logger.Warn("gatectl list will not show this gate", "reason", unlisted)
+	}
+	if err := g.writeEtcFiles(); err != nil {
+		return exit, err
+	}
+	var conn *handshake.Conn
+	if g.child, conn, err = launch(g.o, g.dir.Path()); err != nil {
+		return exit, err
+	}
+	moveBack := func() {} // once the child is gone
+	defer func() { moveBack() }()
+	g.session = newSession(conn, g.o.Stopped)
+	defer func() {
+		err = errors.Join(err, g.child.end())
+		g.session.close()
+	}()
+	if name := g.o.EvacuateCgroup2; name != "" {
+		moveBack, err = evacuateCgroup2(g.o.Logger, name, os.Getpid(), g.child.cmd.Process.Pid)
+		if err != nil {
+			return exit, err
+		}
+	}
+	return g.supervise(ctx, ids)
+}
+
+// errEnded ends the parts when the command has ended.
+var errEnded = errors.New("the command ended")
+
+// supervise runs the parts, starts the command and waits for the first end. The
+// parts outlive ctx while the command is asked to end: it may need the network
+// for that.
+func (g *gate) supervise(ctx context.Context, ids idMaps) (Exit, error) {
+	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	parts.Go(func() error { return g.start(partsCtx, parts, ids) })
+	parts.Go(func() error { return g.watch(ctx, partsCtx) })
+	if g.o.Signals != nil {
+		parts.Go(func() error { return g.forwardSignals(partsCtx) })
+	}
+	err := parts.Wait()
+	var early earlySignal
+	switch {
+	case errors.Is(err, errEnded):
+		e := g.session.exit
+		return Exit{Code: e.Code, Signal: syscall.Signal(e.Signal)}, nil
+	case errors.As(err, &early):
+		return Exit{Signal: syscall.Signal(early)}, nil
+	case errors.Is(err, errChildGone):
+		g.session.conn.Close()
+		err = g.child.death()
+	}
+	// A part has failed, or the caller gave up: the command did not end yet.
+	g.stopCommand()
+	return Exit{}, err
+}
+
+// watch returns when the command or the child has ended, or the caller wants
+// the gate to end.
+func (g *gate) watch(ctx, partsCtx context.Context) error {
+	select {
+	case <-g.session.done:
+	case <-partsCtx.Done():
+		return nil
+	case <-ctx.Done():
+		g.stopCommand()
+		return context.Cause(ctx)
+	}
+	if g.session.exit != nil {
+		return errEnded
+	}
+	var failure *handshake.Failure
+	if errors.As(g.session.err, &failure) {
+		if failure.Code > 1 {
+			return &StartError{failure.Reason, failure.Code}
+		}
+		return errors.New(failure.Reason)
+	}
+	return g.session.err
+}
+
+// stopCommand asks the command, if it runs, to end, and waits for that, for a
+// while.
+func (g *gate) stopCommand() { g.stop.Do(g.askToEnd) }
+
+func (g *gate) askToEnd() {
+	if !g.running.Load() || g.session.signal(syscall.SIGTERM) != nil {
+		return
+	}
+	timeout := time.NewTimer(g.o.StopTimeout)
+	defer timeout.Stop()
+	select {
+	case <-g.session.done:
+	case <-timeout.C:
+		g.o.Logger.Warn("the command did not end after SIGTERM; killing it", "timeout", g.o.StopTimeout)
+	}
+}
+
+// start brings up the parts in the order in which they need each other, and then
+// lets the command go.
+func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) error {
+	if err := g.session.conn.Send(handshake.KindSetup, g.setup()); err != nil {
+		return g.startError(err)
+	}
+	mapped := make(chan error, 1)
+	go func() { mapped <- g.mapIDs(ctx, ids) }()
+	if err := g.startNetwork(ctx, parts); err != nil {
+		return errors.Join(err, <-mapped)
+	}
+	if err := <-mapped; err != nil {
+		return err
+	}
+	if err := g.startPorts(ctx, parts); err != nil {
+		return err
+	}
+	select {
+	case <-g.session.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	if err := g.startAPI(ctx, parts); err != nil {
+		return err
+	}
+	if err := g.dir.SetChildPID(g.child.cmd.Process.Pid); err != nil {
+		return err
+	}
+	g.running.Store(true)
+	if err := g.session.conn.Send(handshake.KindRun, nil); err != nil {
+		return g.startError(err)
+	}
+	return nil
+}
+
+// startError leaves it to watch to say why the child is gone.
+func (g *gate) startError(err error) error {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+// mapIDs maps the child's ids and tells it so.
+func (g *gate) mapIDs(ctx context.Context, ids idMaps) error {
+	if err := ids.write(ctx, g.child.cmd.Process.Pid); err != nil {
+		if ctx.Err() != nil {
+			return nil // the end of the gate, not its cause
+		}
+		return explainNamespaces(err, "/proc")
+	}
+	if err := g.session.conn.Send(handshake.KindMapped, nil); err != nil {
+		return g.startError(err)
+	}
+	return nil
+}
+
+// startNetwork runs the network driver on the files that the child hands up,
+// and waits until it carries traffic.
+func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {
+	var m handshake.Message
+	select {
+	case m = <-g.session.network:
+	case <-ctx.Done():
+		return nil
+	}
+	ready := make(chan struct{})
+	parts.Go(func() error {
+		err := g.o.Network.Run(ctx, m.Files, sync.OnceFunc(func() { close(ready) }))
+		return partError(ctx, "network "+g.o.Network.Info().Driver, err)
+	})
+	select {
+	case <-ready:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// startPorts runs the port driver and puts the first forwards in place.
+func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
+	if g.o.Ports == nil || ctx.Err() != nil {
+		return nil
+	}
+	g.ports = g.o.Ports(g.session)
+	parts.Go(func() error {
+		return partError(ctx, "port driver "+g.ports.Info().Driver, g.ports.Run(ctx))
+	})
+	if len(g.o.Publish) == 0 {
+		return nil
+	}
+	_, err := g.ports.Add(ctx, g.o.Publish)
+	return err
+}
+
+// startAPI listens on api.sock and serves it.
+func (g *gate) startAPI(ctx context.Context, parts *errgroup.Group) error {
+	listener, err := server.Listen(g.dir.Socket())
+	if err != nil {
+		return err
+	}
+	api := server.New(server.Options{
+		Gate:   facade{g},
+		Logger: g.o.Logger,
+		UIDs:   []uint32{uint32(os.Geteuid()), 0},
+	})
+	parts.Go(func() error { return partError(ctx, "API", serve(ctx, api, listener)) })
+	return nil
+}
+
+func serve(ctx context.Context, api *server.Server, l net.Listener) error {
+	defer l.Close()
+	return api.Run(ctx, l)
+}
+
+// partError makes the end of a part that was not asked to end an error.
+func partError(ctx context.Context, part string, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("stopped")
+	}
+	return fmt.Errorf("%s: %w", part, err)
+}
+
+// setup is what the child needs to know.
+func (g *gate) setup() handshake.Setup {
+	mounts, err := json.Marshal(g.o.mounts(g.dir))
+	if err != nil {
+		panic(err) // a struct of strings and booleans
+	}
+	s := handshake.Setup{
+		Plan:         g.o.Network.Plan(),
+		Mounts:       mounts,
+		PIDNamespace: g.o.PIDNS,
+		Reap:         *g.o.Reaper,
+		Command:      g.o.Command,
+		ListenFDs:    len(g.o.ListenFiles),
+	}
+	if g.o.DetachNetns {
+		s.DetachedNetns = g.dir.Netns()
+	}
+	return s
+}
+
+// writeEtcFiles writes the state dir's resolv.conf and hosts.
+func (g *gate) writeEtcFiles() error {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	host, err := os.ReadFile("/etc/hosts")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(g.dir.Hosts(), hostsFile(host, hostname, g.o.AddHosts), 0o644); err != nil {
+		return err
+	}
+	plan := g.o.Network.Plan()
+	if len(plan.Nameservers) == 0 {
+		return nil
+	}
+	return os.WriteFile(g.dir.ResolvConf(), resolvConf(plan), 0o644)
+}
+
+func (g *gate) closeListenFiles() {
+	for _, f := range g.o.ListenFiles {
+		f.Close()
+	}
+}

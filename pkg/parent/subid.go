@@ -1,0 +1,210 @@
+package parent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	osuser "os/user"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/user"
+)
+
+// caller is who starts the gate.
+type caller struct {
+	uid, gid int
+	name     string // as in /etc/passwd; the uid in decimal where there is none
+}
+
+func currentCaller() caller {
+	c := caller{uid: os.Geteuid(), gid: os.Getegid()}
+	c.name = strconv.Itoa(c.uid)
+	if u, err := osuser.LookupId(c.name); err == nil {
+		c.name = u.Username
+	}
+	return c
+}
+
+// minSubIDs is the smallest number of subordinate ids with which distributions
+// and images work: they use ids up to 65535.
+const minSubIDs = 65536
+
+// idMaps makes the maps of these options for the caller.
+func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
+	if o.SingleID {
+		return idMaps{
+			uid:           []IDMap{{0, uint32(c.uid), 1}},
+			gid:           []IDMap{{0, uint32(c.gid), 1}},
+			denySetgroups: true,
+		}, nil
+	}
+	var m idMaps
+	if err := m.findPrograms(c, programs{}); err != nil {
+		return m, err
+	}
+	m.uid, m.gid = o.UIDMap, o.GIDMap
+	if len(m.uid) > 0 {
+		return m, nil
+	}
+	uids, err := o.subIDs(ctx, c, subuid)
+	if err != nil {
+		return m, err
+	}
+	gids, err := o.subIDs(ctx, c, subgid)
+	if err != nil {
+		return m, err
+	}
+	m.uid = append([]IDMap{{0, uint32(c.uid), 1}}, inOrder(uids)...)
+	m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(gids)...)
+	return m, nil
+}
+
+// inOrder maps ids from 1 on to the ranges, one after the other.
+func inOrder(ranges []user.SubID) []IDMap {
+	var maps []IDMap
+	next := int64(1)
+	for _, r := range ranges {
+		maps = append(maps, IDMap{uint32(next), uint32(r.SubID), uint32(r.Count)})
+		next += r.Count
+	}
+	return maps
+}
+
+// subKind is one of the two kinds of subordinate ids.
+type subKind struct {
+	file string   // where they stand (subuid(5))
+	args []string // what getsubids(1) wants to hear
+	flag string   // of usermod(8)
+	word string
+}
+
+var (
+	subuid = subKind{"/etc/subuid", nil, "--add-subuids", "user"}
+	subgid = subKind{"/etc/subgid", []string{"-g"}, "--add-subgids", "group"}
+)
+
+// subIDs finds the caller's ranges, in the order in which they are listed.
+func (o *Options) subIDs(ctx context.Context, c caller, kind subKind) ([]user.SubID, error) {
+	source := o.SubIDSource
+	if source == "" || source == "auto" {
+		source = autoSource("/etc/nsswitch.conf")
+	}
+	var ranges []user.SubID
+	var err error
+	if source == "dynamic" {
+		ranges, err = dynamicSubIDs(ctx, c, kind)
+	} else {
+		ranges, err = staticSubIDs(c, kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ranges, checkSubIDs(ranges, c, kind)
+}
+
+// autoSource follows nsswitch.conf, as shadow's programs do: its subid line
+// names another source than files, or there is none and it is files.
+func autoSource(nsswitch string) string {
+	f, err := os.Open(nsswitch)
+	if err != nil {
+		return "static"
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(lines.Text()), "subid:"); ok && strings.TrimSpace(value) != "files" {
+			return "dynamic"
+		}
+	}
+	return "static"
+}
+
+// staticSubIDs reads the ranges of the file, listed by name or by uid.
+func staticSubIDs(c caller, kind subKind) ([]user.SubID, error) {
+	ranges, err := user.ParseSubIDFileFilter(kind.file, func(s user.SubID) bool {
+		return s.Name == c.name || s.Name == strconv.Itoa(c.uid)
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", kind.file, err)
+	}
+	return ranges, nil
+}
+
+// dynamicSubIDs asks getsubids, whose lines read "0: alice 100000 65536".
+func dynamicSubIDs(ctx context.Context, c caller, kind subKind) ([]user.SubID, error) {
+	ctx, cancel := context.WithTimeout(ctx, mapTimeout)
+	defer cancel()
+	program, err := exec.LookPath("getsubids")
+	if err != nil {
+		return nil, errors.New("getsubids is not installed: install it (Debian and Ubuntu: uidmap; Fedora: shadow-utils-subid), or use --subid-source=static")
+	}
+	out, err := runHelper(ctx, program, append(kind.args, c.name)...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: is %s allowed subordinate ids? --subid-source=static reads %s instead", err, c.name, kind.file)
+	}
+	return parseGetsubids(bytes.NewReader(out))
+}
+
+func parseGetsubids(r io.Reader) ([]user.SubID, error) {
+	var ranges []user.SubID
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 {
+			continue
+		}
+		if len(fields) != 4 {
+			return nil, fmt.Errorf("getsubids: cannot read %q", lines.Text())
+		}
+		start, err1 := strconv.ParseUint(fields[2], 10, 32)
+		count, err2 := strconv.ParseUint(fields[3], 10, 32)
+		if err1 != nil || err2 != nil {
+			return nil, fmt.Errorf("getsubids: cannot read %q", lines.Text())
+		}
+		ranges = append(ranges, user.SubID{Name: fields[1], SubID: int64(start), Count: int64(count)})
+	}
+	return ranges, lines.Err()
+}
+
+// checkSubIDs refuses too few ids, with the command that gives enough.
+func checkSubIDs(ranges []user.SubID, c caller, kind subKind) error {
+	var total int64
+	for _, r := range ranges {
+		if r.SubID < 0 || r.Count < 0 || r.SubID+r.Count > 1<<32-1 {
+			return fmt.Errorf("%s: the range %d:%d of %s is no range of ids", kind.file, r.SubID, r.Count, c.name)
+		}
+		total += r.Count
+	}
+	if total >= minSubIDs {
+		return nil
+	}
+	what := fmt.Sprintf("%s has no subordinate %s ids in %s", c.name, kind.word, kind.file)
+	if total > 0 {
+		what = fmt.Sprintf("%s has only %d subordinate %s ids in %s, and %d are needed", c.name, total, kind.word, kind.file, minSubIDs)
+	}
+	start := nextFree(kind.file)
+	return fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use --single-id)",
+		what, kind.flag, start, start+minSubIDs-1, c.name)
+}
+
+// nextFree is the start of a range behind all that the file lists.
+func nextFree(file string) int64 {
+	next := int64(100000) // SUB_UID_MIN of login.defs(5)
+	ranges, err := user.ParseSubIDFile(file)
+	if err != nil {
+		return next
+	}
+	for _, r := range ranges {
+		next = max(next, r.SubID+r.Count)
+	}
+	return next
+}
