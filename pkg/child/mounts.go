@@ -26,10 +26,10 @@ import (
 //  5. The files are bound, where copy-up may have made their place.
 //  6. Propagation to shared, when all mounts stand: before, they would be copied
 //     onto each other.
-//  7. The working directory is entered again, as its path may be another
-//     directory now.
 //
-// Nothing is undone on an error: the mounts go away with the namespace.
+// Nothing is undone on an error: the mounts go away with the namespace. The
+// working directory stays what it was, which copy-up may have covered: the caller
+// enters it again by its path.
 type Mounts struct {
 	// Propagation is "private", "rprivate", "slave", "rslave", "shared" or
 	// "rshared", of / and, for the r forms, of all below
@@ -87,8 +87,6 @@ func (m Mounts) apply(log *slog.Logger) error {
 			return fmt.Errorf("propagation %s: %w", m.Propagation, err)
 		}
 	}
-	// Without a path (a directory that was removed) there is nothing to enter.
-	wd, wdErr := os.Getwd()
 	binds, err := openBinds(m)
 	defer closeBinds(binds)
 	if err != nil {
@@ -109,11 +107,6 @@ func (m Mounts) apply(log *slog.Logger) error {
 	if shared {
 		if err := linux.Mount("", "/", "", flags, ""); err != nil {
 			return fmt.Errorf("propagation %s: %w", m.Propagation, err)
-		}
-	}
-	if wdErr == nil {
-		if err := os.Chdir(wd); err != nil {
-			return fmt.Errorf("enter the working directory again: %w", err)
 		}
 	}
 	return nil

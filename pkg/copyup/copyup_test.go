@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/testenv"
 	"golang.org/x/sys/unix"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 var modes = []string{ModeSymlink, ModeOverlay}
 
@@ -64,17 +67,22 @@ func beneath(t *testing.T, path string) string {
 	return linux.FDPath(f)
 }
 
+func inside(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	testenv.UserNS{Inner: test}.Run(t)
+}
+
 func eachMode(t *testing.T, test func(t *testing.T, mode string)) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			inNamespaces(t, nil, func(t *testing.T) { test(t, mode) })
+			inside(t, func(t *testing.T) { test(t, mode) })
 		})
 	}
 }
 
 func TestACopiedUpDirectoryIsWritableAndTheOriginalIsNotTouched(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
-		dir := filepath.Join(scratch(), "etc")
+		dir := filepath.Join(testenv.Scratch(), "etc")
 		write(t, dir+"/passwd", "root")
 		write(t, dir+"/skel/profile", "profile")
 		host := beneath(t, dir)
@@ -95,8 +103,8 @@ func TestACopiedUpDirectoryIsWritableAndTheOriginalIsNotTouched(t *testing.T) {
 }
 
 func TestAnOverlayTakesChangesInPlaceAndBelow(t *testing.T) {
-	inNamespaces(t, nil, func(t *testing.T) {
-		dir := filepath.Join(scratch(), "lib")
+	inside(t, func(t *testing.T) {
+		dir := filepath.Join(testenv.Scratch(), "lib")
 		write(t, dir+"/a/b/file", "host")
 		write(t, dir+"/gone/file", "host")
 		host := beneath(t, dir)
@@ -119,7 +127,7 @@ func TestAnOverlayTakesChangesInPlaceAndBelow(t *testing.T) {
 
 func TestLinksResolveAsBefore(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
-		root := scratch()
+		root := testenv.Scratch()
 		write(t, root+"/usr/share/ca/x.crt", "certificate")
 		write(t, root+"/var/lib/ca/pem/y.pem", "bundle")
 		write(t, root+"/sysroot/etc/hosts", "hosts")
@@ -247,7 +255,7 @@ func TestALinkedDoubledOrNestedDirectoryIsCopiedUpOnce(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, mode string) {
-				root := scratch()
+				root := testenv.Scratch()
 				write(t, root+"/run/pid", "1")
 				write(t, root+"/run/user/1000/bus", "bus")
 				write(t, root+"/var/lib/db", "db")
@@ -276,8 +284,8 @@ func TestALinkedDoubledOrNestedDirectoryIsCopiedUpOnce(t *testing.T) {
 }
 
 func TestDockersRmRemovesLinksOnly(t *testing.T) {
-	inNamespaces(t, nil, func(t *testing.T) {
-		run := filepath.Join(scratch(), "run")
+	inside(t, func(t *testing.T) {
+		run := filepath.Join(testenv.Scratch(), "run")
 		write(t, run+"/docker/netns/default", "")
 		write(t, run+"/containerd/containerd.sock", "")
 		write(t, run+"/xtables.lock", "")
@@ -308,8 +316,8 @@ func TestDockersRmRemovesLinksOnly(t *testing.T) {
 func TestMountsBelowStayVisibleAndWritable(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			inNamespaces(t, func(t *testing.T) {
-				run := filepath.Join(scratch(), "run")
+			testenv.UserNS{Outer: func(t *testing.T) {
+				run := filepath.Join(testenv.Scratch(), "run")
 				write(t, run+"/pid", "1")
 				write(t, run+"/plain/file", "plain")
 				must(t, os.MkdirAll(run+"/user/1000", 0o755))
@@ -320,8 +328,8 @@ func TestMountsBelowStayVisibleAndWritable(t *testing.T) {
 				must(t, linux.Mount(run+"/pid", run+"/mounted", "", unix.MS_BIND, ""))
 				write(t, run+"/user/1000/bus", "bus")
 				write(t, run+"/lock/lockfile", "lock")
-			}, func(t *testing.T) {
-				run := filepath.Join(scratch(), "run")
+			}, Inner: func(t *testing.T) {
+				run := filepath.Join(testenv.Scratch(), "run")
 				user, lock := beneath(t, run+"/user/1000"), beneath(t, run+"/lock")
 				do(t, mode, run)
 				reads(t, run+"/pid", "1")
@@ -337,14 +345,14 @@ func TestMountsBelowStayVisibleAndWritable(t *testing.T) {
 				must(t, os.Remove(run+"/pid"))
 				write(t, run+"/pid", "2")
 				reads(t, run+"/mounted", "1")
-			})
+			}}.Run(t)
 		})
 	}
 }
 
 func TestAnOverlayOfADirectoryWithMountsOverlaysTheOtherDirectories(t *testing.T) {
-	inNamespaces(t, nil, func(t *testing.T) {
-		run := filepath.Join(scratch(), "run")
+	inside(t, func(t *testing.T) {
+		run := filepath.Join(testenv.Scratch(), "run")
 		write(t, run+"/a, b:c/file", "host")
 		must(t, os.MkdirAll(run+"/lock", 0o755))
 		must(t, linux.Mount("tmpfs", run+"/lock", "tmpfs", 0, ""))
@@ -362,7 +370,7 @@ func TestAnOverlayOfADirectoryWithMountsOverlaysTheOtherDirectories(t *testing.T
 
 func TestWhatIsKeptFollowsTheHost(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
-		run := filepath.Join(scratch(), "run")
+		run := filepath.Join(testenv.Scratch(), "run")
 		write(t, run+"/user/gate/lock", "")
 		host := beneath(t, run)
 		_, err := Do(Options{Dirs: []string{run}, Mode: mode, Keep: []string{run + "/user/gate", run + "/missing"}})
@@ -376,11 +384,11 @@ func TestWhatIsKeptFollowsTheHost(t *testing.T) {
 
 func TestModeOwnerAndTimesOfTheDirectoryStay(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
-		dir := filepath.Join(scratch(), "spool")
+		dir := filepath.Join(testenv.Scratch(), "spool")
 		write(t, dir+"/file", "")
 		must(t, os.Mkdir(dir+"/sub", 0o700))
 		must(t, unix.Chmod(dir, 0o3771))
-		if mapped() > 1 {
+		if testenv.AllIDs() {
 			must(t, os.Chown(dir, 12, 34))
 		}
 		then := time.Unix(1_000_000_000, 5_000)
@@ -410,7 +418,7 @@ func TestTheHostsDirectoriesCopyUp(t *testing.T) {
 		}
 	})
 	for _, dir := range []string{"/etc", "/run", "/var/lib", "/opt"} {
-		if _, err := os.Lstat(dir + "/gatekit-copyup-test"); os.Getenv(levelEnv) == "" && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir + "/gatekit-copyup-test"); testenv.Scratch() == "" && !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the host's %s was written to: %v", dir, err)
 		}
 	}
