@@ -1,0 +1,189 @@
+// Package client calls the REST API of a running gate. gatectl is built on it;
+// so are programs that embed a gate or steer one.
+package client
+
+// Requests go over a unix socket and so are quick, but a gate may hang: every
+// call has a timeout, besides the caller's context. Connections are kept for
+// the next call, for less time than the server keeps them, so that a call does
+// not meet a connection that is just being closed.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/api"
+)
+
+const (
+	// idleTimeout is less than the server's.
+	idleTimeout = 30 * time.Second
+
+	// maxAnswer is the size of the largest answer that is read, in bytes: more
+	// than a forward for each port takes.
+	maxAnswer = 64 << 20
+
+	// maxExcerpt is how much of an answer that is not the API's own an error
+	// shows, in bytes.
+	maxExcerpt = 200
+)
+
+// Options for New.
+type Options struct {
+	// Socket is the path of the gate's api.sock. It may be longer than a socket
+	// address.
+	Socket string
+
+	// Timeout limits each call. Zero means 30 seconds; a negative one leaves
+	// it to the context.
+	Timeout time.Duration
+}
+
+// Client calls one gate. It may be used concurrently.
+//
+// Calls that the gate refuses return an *api.Error, which errors.Is compares
+// with the sentinels of pkg/api, api.ErrConflict for one.
+type Client struct {
+	http   http.Client
+	socket string
+}
+
+// New returns a client. It does not connect yet.
+func New(o Options) *Client {
+	if o.Timeout == 0 {
+		o.Timeout = 30 * time.Second
+	}
+	return &Client{
+		socket: o.Socket,
+		http: http.Client{
+			Timeout: max(o.Timeout, 0),
+			Transport: &http.Transport{
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					return linux.DialUnix(ctx, o.Socket)
+				},
+				IdleConnTimeout: idleTimeout,
+				MaxIdleConns:    2,
+			},
+		},
+	}
+}
+
+// CloseIdleConnections closes connections that no call uses. The client may be
+// used again.
+func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
+
+// Info describes the gate.
+func (c *Client) Info(ctx context.Context) (api.Info, error) {
+	var info api.Info
+	err := c.call(ctx, http.MethodGet, "/v1/info", nil, &info)
+	return info, err
+}
+
+// ListPorts returns the forwards in place, ordered by id.
+func (c *Client) ListPorts(ctx context.Context) ([]api.PortStatus, error) {
+	var list []api.PortStatus
+	err := c.call(ctx, http.MethodGet, "/v1/ports", nil, &list)
+	return list, err
+}
+
+// AddPort puts a forward in place. A port of 0 in the spec is filled in.
+func (c *Client) AddPort(ctx context.Context, spec api.PortSpec) (api.PortStatus, error) {
+	var status api.PortStatus
+	err := c.call(ctx, http.MethodPost, "/v1/ports", spec, &status)
+	return status, err
+}
+
+// AddPorts puts all forwards in place, or none. The statuses come in the order
+// of the specs.
+func (c *Client) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortStatus, error) {
+	if specs == nil {
+		specs = []api.PortSpec{} // null is no list
+	}
+	var list []api.PortStatus
+	err := c.call(ctx, http.MethodPost, "/v1/ports/batch", specs, &list)
+	return list, err
+}
+
+// RemovePort takes the forward with this id away.
+func (c *Client) RemovePort(ctx context.Context, id int) error {
+	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d", id), nil, nil)
+}
+
+// call sends in, where it is not nil, and decodes the answer into out, where
+// that is not nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	// The host is there because HTTP wants one.
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatekit"+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.transportError(method, path, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return c.transportError(method, path, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return refusal(resp, answer)
+	}
+	if len(answer) > maxAnswer {
+		return fmt.Errorf("%s %s: the answer is larger than %d bytes", method, path, maxAnswer)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("%s %s: answer of %s: %w", method, path, c.socket, err)
+	}
+	return nil
+}
+
+// transportError names the socket; net/url's error names a URL that does not
+// exist.
+func (c *Client) transportError(method, path string, err error) error {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return fmt.Errorf("%s %s: the gate at %s does not answer: %w", method, path, c.socket, errors.Unwrap(err))
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		err = inner
+	}
+	return fmt.Errorf("%s %s: %w", method, path, err)
+}
+
+// refusal makes an error of an answer that is not a success. An answer without
+// the API's own body, of net/http or of another program, gets a code by its
+// status.
+func refusal(resp *http.Response, answer []byte) error {
+	var e api.Error
+	if json.Unmarshal(answer, &e) == nil && e.Message != "" && e.Code != "" {
+		return &e
+	}
+	excerpt := strings.TrimSpace(string(answer[:min(len(answer), maxExcerpt)]))
+	return &api.Error{
+		Code:    api.CodeOf(resp.StatusCode),
+		Message: fmt.Sprintf("the gate answered %s: %q", resp.Status, excerpt),
+	}
+}
