@@ -40,6 +40,7 @@ var rules = []struct {
 		"elsewhere/elsewhere.go: elsewhere is no room",
 		"pkg/child/child.go:6: only tests import internal/testenv",
 		"pkg/child/child.go:7: pkg/child may not import pkg/parent",
+		"pkg/child/child_test.go:9: pkg/child may not import pkg/parent",
 		"pkg/network/network.go:5: pkg/network may not import pkg/network/slirp",
 		"pkg/network/slirp/tcp/tcp.go:6: pkg/network/slirp may not import pkg/network/hostnic",
 	}},
@@ -82,12 +83,12 @@ var rules = []struct {
 		"internal/statedir/statedir.go:4: " + "TO" + "DO in a comment",
 	}},
 	{"skips have a proof", skipsHaveAProof, []string{
-		"pkg/child/child_test.go:12: t.Skip",
-		"pkg/child/child_test.go:13: testing.Short",
+		"pkg/child/child_test.go:14: t.Skip",
+		"pkg/child/child_test.go:15: testing.Short",
 	}},
 	{"tests do not sleep", testsDoNotSleep, []string{
 		"internal/testenv/testenv.go:6: time.Sleep",
-		"pkg/child/child_test.go:14: time.Sleep",
+		"pkg/child/child_test.go:16: time.Sleep",
 	}},
 	{"no file names a path of this machine", noFileNamesAPathOfThisMachine, []string{
 		"notes.md:2: ",
