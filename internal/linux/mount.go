@@ -48,7 +48,34 @@ func CloneTree(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// AttachTree puts a copy made by CloneTree on target, following symbolic links.
+// NewTree makes a file system of a kind that takes no options, mounted nowhere
+// until AttachTree. attr are MOUNT_ATTR_* values (mount_setattr(2)). Other than
+// Mount, AttachTree also puts one on another of the same kind, which mount(2)
+// refuses where the kernel has a single file system of it, as for cgroup2.
+func NewTree(fstype string, attr int) (*os.File, error) {
+	var fs, fd int
+	err := retry(func() (err error) {
+		fs, err = unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fsopen %s: %w", fstype, err)
+	}
+	defer unix.Close(fs)
+	if err := retry(func() error { return unix.FsconfigCreate(fs) }); err != nil {
+		return nil, fmt.Errorf("fsconfig %s: %w", fstype, err)
+	}
+	err = retry(func() (err error) {
+		fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fsmount %s: %w", fstype, err)
+	}
+	return os.NewFile(uintptr(fd), fstype), nil
+}
+
+// AttachTree puts a tree made by CloneTree or NewTree on target, following symbolic links.
 // The file still names the mount afterwards, and closing it leaves the mount in
 // place. Source and target are both files or both directories.
 func AttachTree(tree *os.File, target string) error {
@@ -86,9 +113,9 @@ func FDPath(f *os.File) string {
 // times. In a user namespace a new proc or sysfs must have those of the mount
 // that is there already (mount_namespaces(7)).
 func AtimeFlags(path string) (uintptr, error) {
-	var st unix.Statfs_t
-	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
+	st, err := statfs(path)
+	if err != nil {
+		return 0, err
 	}
 	var flags uintptr
 	switch {
@@ -103,4 +130,18 @@ func AtimeFlags(path string) (uintptr, error) {
 		flags |= unix.MS_NODIRATIME
 	}
 	return flags, nil
+}
+
+// OnCgroup2 says whether path is on a cgroup version 2 file system.
+func OnCgroup2(path string) (bool, error) {
+	st, err := statfs(path)
+	return err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC, err
+}
+
+func statfs(path string) (unix.Statfs_t, error) {
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
+		return st, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return st, nil
 }

@@ -24,7 +24,9 @@ import (
 //
 // Run is the last call of the test: what is before it runs in every process.
 type UserNS struct {
-	// Flags are the CLONE_NEW* flags of further namespaces; both have them.
+	// Flags are the CLONE_NEW* flags of further namespaces. Both parts have them,
+	// but for CLONE_NEWPID, which is Inner's alone: Outer needs a /proc that
+	// shows its children.
 	Flags uintptr
 
 	// Outer prepares what the machine looks like for Inner: its mounts are
@@ -78,8 +80,12 @@ func (u UserNS) again(t *testing.T, level string) {
 	if os.Getuid() == 0 && AllIDs() {
 		ids = allIDs
 	}
+	flags := unix.CLONE_NEWUSER | unix.CLONE_NEWNS | u.Flags
+	if level == "outer" {
+		flags &^= unix.CLONE_NEWPID
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | u.Flags,
+		Cloneflags:  flags,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: ids}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: ids}},
 		Pdeathsig:   unix.SIGKILL,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/moby/sys/mountinfo"
@@ -91,21 +92,49 @@ func cloneMounted(path string) (*os.File, error) {
 // unified beside version 1) with one whose root is that of the new cgroup
 // namespace. A host without cgroup2 needs none.
 func mountCgroup2() error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(cgroupDir))
+	places, err := cgroup2Places()
 	if err != nil {
 		return err
 	}
-	done := make(map[string]bool)
-	for _, m := range mounts {
-		if m.FSType != "cgroup2" || done[m.Mountpoint] {
-			continue
-		}
-		done[m.Mountpoint] = true
-		if err := linux.Mount("cgroup2", m.Mountpoint, "cgroup2", kernelFlags, ""); err != nil {
+	for _, place := range places {
+		if err := newCgroup2(place); err != nil {
 			return fmt.Errorf("mount the cgroup tree of the new cgroup namespace: %w", err)
 		}
 	}
 	return nil
+}
+
+// newCgroup2 puts a cgroup2 of the cgroup namespace on place.
+func newCgroup2(place string) error {
+	tree, err := linux.NewTree("cgroup2", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return linux.AttachTree(tree, place)
+}
+
+// cgroup2Places returns the paths at and below /sys/fs/cgroup where a cgroup2 is
+// seen, each once. Mounts that others cover are listed by the kernel too.
+func cgroup2Places() ([]string, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(cgroupDir))
+	if err != nil {
+		return nil, err
+	}
+	var places []string
+	for _, m := range mounts {
+		if m.FSType != "cgroup2" || slices.Contains(places, m.Mountpoint) {
+			continue
+		}
+		mounted, err := mountinfo.Mounted(m.Mountpoint)
+		if err != nil || !mounted {
+			continue // covered
+		}
+		if seen, err := linux.OnCgroup2(m.Mountpoint); err == nil && seen {
+			places = append(places, m.Mountpoint)
+		}
+	}
+	return places, nil
 }
 
 // mountProc mounts a proc of the new PID namespace on /proc.
