@@ -29,8 +29,13 @@ type forwarder struct {
 	done     chan struct{}
 }
 
-// twin is how long the two copies of one signal may lie apart.
-const twin = 100 * time.Millisecond
+// The two copies of one signal may lie apart, on a busy machine. A copy of the
+// child's own counts for sameTime; the parent's waits for it, when it must come
+// if it comes, for twinTime.
+const (
+	sameTime = time.Second
+	twinTime = 100 * time.Millisecond
+)
 
 // newForwarder starts to catch signals. They wait until start.
 func newForwarder() *forwarder {
@@ -72,7 +77,7 @@ func (f *forwarder) run(command process) {
 			if isTyped(s) && linux.InForeground() {
 				f.awaitTwin(command, s, own)
 			}
-			if at, ok := own[s]; ok && time.Since(at) < 2*twin {
+			if at, ok := own[s]; ok && time.Since(at) < sameTime {
 				delete(own, s)
 				continue
 			}
@@ -93,10 +98,10 @@ func (f *forwarder) take(command process, s os.Signal, own map[os.Signal]time.Ti
 
 // awaitTwin waits a moment for the child's own copy of s.
 func (f *forwarder) awaitTwin(command process, s os.Signal, own map[os.Signal]time.Time) {
-	if at, ok := own[s]; ok && time.Since(at) < 2*twin {
+	if at, ok := own[s]; ok && time.Since(at) < sameTime {
 		return
 	}
-	timeout := time.NewTimer(twin)
+	timeout := time.NewTimer(twinTime)
 	defer timeout.Stop()
 	for {
 		select {

@@ -2,7 +2,6 @@ package parent
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 
@@ -15,7 +14,10 @@ type facade struct{ g *gate }
 
 // errNoPortDriver answers those who want to change forwards of a gate that
 // forwards none.
-var errNoPortDriver = errors.New("this gate has no port driver: start it with --port-driver=builtin and a network of its own")
+var errNoPortDriver = &api.Error{
+	Code:    api.CodeBadRequest,
+	Message: "this gate has no port driver: start it with --port-driver=builtin and a network of its own",
+}
 
 func (f facade) Info() api.Info {
 	n := f.g.o.Network.Info()

@@ -127,6 +127,7 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 	if g.child, conn, err = launch(g.o, g.dir.Path()); err != nil {
 		return exit, err
 	}
+	g.o.Logger.Debug("the child runs in its namespaces", "pid", g.child.cmd.Process.Pid, "stateDir", g.dir.Path())
 	moveBack := func() {} // once the child is gone
 	defer func() { moveBack() }()
 	g.session = newSession(conn, g.o.Stopped)
@@ -242,6 +243,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 	if err := g.dir.SetChildPID(g.child.cmd.Process.Pid); err != nil {
 		return err
 	}
+	g.o.Logger.Debug("the command may run", "command", g.o.Command)
 	g.running.Store(true)
 	if err := g.session.conn.Send(handshake.KindRun, nil); err != nil {
 		return g.startError(err)
@@ -265,6 +267,7 @@ func (g *gate) mapIDs(ctx context.Context, ids idMaps) error {
 		}
 		return explainNamespaces(err, "/proc")
 	}
+	g.o.Logger.Debug("ids are mapped", "uids", ids.uid, "gids", ids.gid)
 	if err := g.session.conn.Send(handshake.KindMapped, nil); err != nil {
 		return g.startError(err)
 	}
@@ -287,6 +290,7 @@ func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {
 	})
 	select {
 	case <-ready:
+		g.o.Logger.Debug("the network carries traffic", "driver", g.o.Network.Info().Driver)
 	case <-ctx.Done():
 	}
 	return nil

@@ -1,0 +1,69 @@
+package child
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/handshake"
+)
+
+func TestACommandThatCannotStartHasTheCodeOfShells(t *testing.T) {
+	dir := t.TempDir()
+	closed := filepath.Join(dir, "closed")
+	if err := os.WriteFile(closed, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		command string
+		code    int
+	}{
+		"in no directory of PATH": {"gatekit-test-no-such-command", codeNotFound},
+		"a path that is not":      {filepath.Join(dir, "none"), codeNotFound},
+		"without the x bit":       {closed, codeNotExecutable},
+		"a directory":             {dir, codeNotExecutable},
+	} {
+		c2 := &child{setup: handshake.Setup{Command: []string{c.command}}}
+		_, err := c2.newCommand()
+		var failure *handshake.Failure
+		if !errors.As(err, &failure) || failure.Code != c.code {
+			t.Errorf("%s: %v, %+v", name, err, failure)
+		}
+	}
+}
+
+func TestAnErrorOfExecutionHasItsCode(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		code int
+	}{
+		"no such file":       {unix.ENOENT, codeNotFound},
+		"not in PATH":        {&exec.Error{Name: "x", Err: exec.ErrNotFound}, codeNotFound},
+		"another machine's":  {unix.ENOEXEC, codeNotExecutable},
+		"permission":         {unix.EACCES, codeNotExecutable},
+		"arguments too long": {unix.E2BIG, codeNotExecutable},
+	} {
+		var failure *handshake.Failure
+		if err := startFailure("x", c.err); !errors.As(err, &failure) || failure.Code != c.code {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSocketsOfActivationFollowTheStandardThree(t *testing.T) {
+	c := &child{setup: handshake.Setup{Command: []string{"sh", "-c", "true"}, ListenFDs: 2}}
+	cmd, err := c.newCommand()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []uintptr{0, 1, 2, 4, 5}; len(cmd.fds) != len(want) || cmd.fds[3] != 4 || cmd.fds[4] != 5 {
+		t.Errorf("descriptors %v, want %v", cmd.fds, want)
+	}
+	if cmd.argv[0] != activateName || cmd.argv[2] != "sh" {
+		t.Errorf("arguments %q", cmd.argv)
+	}
+}

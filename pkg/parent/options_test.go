@@ -1,0 +1,73 @@
+package parent
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+func noPorts(port.Sockets) port.Driver { return nil }
+
+func TestOptionsThatCanNeverWorkAreWrongUsage(t *testing.T) {
+	no := false
+	for name, c := range map[string]struct {
+		o    Options
+		want string
+	}{
+		"no command":                   {Options{}, "COMMAND"},
+		"detached without a network":   {Options{Command: []string{"x"}, DetachNetns: true}, "--detach-netns"},
+		"ports of the host's network":  {Options{Command: []string{"x"}, Ports: noPorts}, "--net=host"},
+		"forwards without a driver":    {Options{Command: []string{"x"}, Network: network.None(), Publish: []port.Spec{{}}}, "--publish"},
+		"a forward that cannot be":     {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, Publish: []port.Spec{{Proto: "sctp"}}}, "sctp"},
+		"copy-up of /tmp":              {Options{Command: []string{"x"}, CopyUp: []string{"/tmp"}}, "/tmp"},
+		"an unknown propagation":       {Options{Command: []string{"x"}, Propagation: "wide"}, "wide"},
+		"evacuation alone":             {Options{Command: []string{"x"}, EvacuateCgroup2: "a"}, "--pidns"},
+		"evacuation to a path":         {Options{Command: []string{"x"}, EvacuateCgroup2: "a/b", PIDNS: true, CgroupNS: true}, "slash"},
+		"process 1 that does not reap": {Options{Command: []string{"x"}, PIDNS: true, Reaper: &no}, "--reaper"},
+		"one kind of map":              {Options{Command: []string{"x"}, UIDMap: []IDMap{{0, 1, 1}}}, "need each other"},
+		"single id and maps":           {Options{Command: []string{"x"}, SingleID: true, UIDMap: []IDMap{{0, 1, 1}}}, "--single-id"},
+		"an unknown source of ids":     {Options{Command: []string{"x"}, SubIDSource: "ldap"}, "ldap"},
+	} {
+		c.o.setDefaults()
+		err := c.o.Validate()
+		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheNamespacesAreThoseAskedFor(t *testing.T) {
+	const always = unix.CLONE_NEWUSER | unix.CLONE_NEWNS
+	for name, c := range map[string]struct {
+		o    Options
+		want uintptr
+	}{
+		"the least":         {Options{}, always},
+		"a network":         {Options{Network: network.None()}, always | unix.CLONE_NEWNET},
+		"a detached one":    {Options{Network: network.None(), DetachNetns: true}, always},
+		"all of the others": {Options{PIDNS: true, CgroupNS: true, UTSNS: true, IPCNS: true}, always | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC},
+	} {
+		c.o.setDefaults()
+		if got := c.o.cloneFlags(); got != c.want {
+			t.Errorf("%s: %#x, want %#x", name, got, c.want)
+		}
+	}
+}
+
+func TestTheEnvironmentIsTheCallersWithOurVariables(t *testing.T) {
+	got := environment([]string{"PATH=/bin", "GATEKIT_STATE_DIR=/outer", "ROOTLESSKIT_PARENT_EUID=7", "GATEKIT_OTHER=kept", "EMPTY="}, "/run/gate")
+	for _, want := range []string{"PATH=/bin", "GATEKIT_OTHER=kept", "EMPTY=", "GATEKIT_STATE_DIR=/run/gate", "ROOTLESSKIT_STATE_DIR=/run/gate"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing in %v", want, got)
+		}
+	}
+	if slices.Contains(got, "GATEKIT_STATE_DIR=/outer") || slices.Contains(got, "ROOTLESSKIT_PARENT_EUID=7") {
+		t.Errorf("an outer gate's variables are still there: %v", got)
+	}
+}

@@ -1,0 +1,90 @@
+package parent
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/moby/sys/user"
+)
+
+var alice = caller{uid: 1000, gid: 1000, name: "alice"}
+
+// writeFile makes a file with text and returns its path.
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRangesAreFoundByNameAndByUIDInTheOrderOfTheFile(t *testing.T) {
+	kind := subKind{file: writeFile(t, "bob:1:1\nalice:500000:10\n1000:100000:65536\n# alice:9:9\nalice:700000:5\n")}
+	got, err := staticSubIDs(alice, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []IDMap{{1, 500000, 10}, {11, 100000, 65536}, {65547, 700000, 5}}
+	if maps := inOrder(got); !slices.Equal(maps, want) {
+		t.Errorf("got %v, want %v", maps, want)
+	}
+}
+
+func TestAMissingFileHoldsNoRanges(t *testing.T) {
+	got, err := staticSubIDs(alice, subKind{file: filepath.Join(t.TempDir(), "none")})
+	if err != nil || len(got) != 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestTooFewIDsAreRefusedWithTheCommandThatAddsMore(t *testing.T) {
+	kind := subKind{file: writeFile(t, "bob:100000:65536\n"), flag: "--add-subuids", word: "user"}
+	for name, c := range map[string]struct {
+		ranges []user.SubID
+		want   string
+	}{
+		"none":             {nil, "no subordinate user ids"},
+		"a small one":      {[]user.SubID{{SubID: 5, Count: 1000}}, "only 1000 subordinate user ids"},
+		"one off the end":  {[]user.SubID{{SubID: 1 << 32, Count: 65536}}, "is no range of ids"},
+		"a negative count": {[]user.SubID{{SubID: 5, Count: -1}}, "is no range of ids"},
+	} {
+		err := checkSubIDs(c.ranges, alice, kind)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := checkSubIDs(nil, alice, kind); !strings.Contains(err.Error(), "usermod --add-subuids 165536-231071 alice") {
+		t.Errorf("the command is not there, or takes ids of bob's: %v", err)
+	}
+	if err := checkSubIDs([]user.SubID{{SubID: 1, Count: 65536}}, alice, kind); err != nil {
+		t.Errorf("enough: %v", err)
+	}
+}
+
+func TestTheSubidLineOfNsswitchDecidesTheSource(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                           "static",
+		"passwd: files\n":            "static",
+		"subid: files\n":             "static",
+		"passwd: sss\nsubid:  sss\n": "dynamic",
+		"#subid: sss\n":              "static",
+	} {
+		if got := autoSource(writeFile(t, text)); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestGetsubidsOutputIsRead(t *testing.T) {
+	got, err := parseGetsubids(strings.NewReader("0: alice 100000 65536\n1: alice 300000 10\n"))
+	if err != nil || len(got) != 2 || got[1].SubID != 300000 || got[1].Count != 10 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := parseGetsubids(strings.NewReader("Error fetching ranges\n")); err == nil {
+		t.Error("an error was read as a range")
+	}
+}
