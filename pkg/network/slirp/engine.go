@@ -1,0 +1,119 @@
+package slirp
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+// engine is what Run makes on a device, and takes apart in the reverse order:
+//
+//	start                              stop
+//	loops                              reader     (no more frames)
+//	dnsForwarder                       tcpForwarder (no more dials)
+//	link, stack                        loops      (no more bytes)
+//	tcpForwarder, udpRelay             relays, udpRelay, dnsForwarder
+//	reader                             stack, device
+type engine struct {
+	dev   *device
+	loops []*loop
+	link  *link
+	stack *stack.Stack
+	dns   *dnsForwarder
+	tcp   *tcpForwarder
+	udp   *udpRelay
+}
+
+// run serves a device, which it owns, until ctx is done or the device fails.
+func (n *Network) run(ctx context.Context, dev *device, ready func()) (err error) {
+	defer func() { err = errors.Join(err, dev.close()) }()
+	e, err := n.newEngine(dev)
+	if err != nil {
+		return err
+	}
+	return e.serve(ctx, ready)
+}
+
+// newEngine makes the parts. serve runs them and takes them apart.
+func (n *Network) newEngine(dev *device) (*engine, error) {
+	e := &engine{dev: dev}
+	// Half of the processors for moving bytes, half for the stack.
+	for range max(1, runtime.GOMAXPROCS(0)/2) {
+		l, err := newLoop()
+		if err != nil {
+			e.stopLoops()
+			return nil, err
+		}
+		e.loops = append(e.loops, l)
+	}
+	out := &egress{subnets: n.subnets, loopback: n.hostLoopback}
+	writer := &datagramWriter{dev: dev, mac: gatewayMAC, mtu: n.plan.Interface.MTU}
+	e.dns = newDNSForwarder(n.subnets, n.source)
+	e.udp = newUDPRelay(out, e.dns, e.loops, writer)
+	e.link = &link{
+		dev:        dev,
+		mtu:        uint32(n.plan.Interface.MTU),
+		inspector:  inspector{mac: gatewayMAC, subnets: n.subnets},
+		onDatagram: e.udp.send,
+	}
+	s, err := newStack(e.link, n.subnets)
+	if err != nil {
+		e.stopLoops()
+		return nil, err
+	}
+	e.stack = s
+	e.tcp = newTCPForwarder(s, out, e.dns, e.loops)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.udp.handlePacket)
+	return e, nil
+}
+
+// serve runs the engine until ctx is done or a part fails, and returns when all
+// its goroutines and descriptors, but the device's, are gone.
+func (e *engine) serve(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var loops, reader sync.WaitGroup
+	for _, l := range e.loops {
+		loops.Go(func() {
+			if err := l.runHost(); err != nil {
+				cancel(err)
+			}
+		})
+		loops.Go(l.runGuest)
+	}
+	reader.Go(func() {
+		if err := e.link.run(); err != nil {
+			cancel(err)
+		}
+	})
+	ready()
+	<-ctx.Done()
+
+	e.dev.interrupt()
+	reader.Wait()
+	e.tcp.close()
+	e.stopLoops()
+	loops.Wait()
+	e.stack.Close()
+	e.tcp.wait()
+	for _, l := range e.loops {
+		l.abort()
+	}
+	e.udp.close()
+	e.dns.close()
+	e.stack.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+func (e *engine) stopLoops() {
+	for _, l := range e.loops {
+		l.stop()
+	}
+}

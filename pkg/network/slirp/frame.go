@@ -1,0 +1,219 @@
+package slirp
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// verdict is what becomes of a frame from the namespace.
+type verdict int
+
+const (
+	// drop: broken, or not for us.
+	drop verdict = iota
+	// toStack: gVisor's stack takes it.
+	toStack
+	// toUDP: a whole UDP datagram, which is relayed without the stack.
+	toUDP
+)
+
+// datagram is a UDP datagram in a frame. Its payload is part of the frame.
+type datagram struct {
+	src, dst netip.AddrPort
+	mac      macAddr // of the sender
+	payload  []byte
+	// segment, where not 0, cuts the payload into datagrams of this size.
+	segment uint16
+}
+
+// macAddr is an Ethernet address.
+type macAddr [header.EthernetAddressSize]byte
+
+const ethernetSize = header.EthernetMinimumSize
+
+// inspector judges the frames that come from the namespace, before anything
+// else sees them. No bytes are trusted: every length is checked here, and what
+// is passed on to the stack has sound Ethernet and IP headers and, since the
+// stack leaves that to the link, sound checksums.
+type inspector struct {
+	mac     macAddr
+	subnets [2]subnet
+}
+
+// inspect judges a frame, which begins with its Ethernet header.
+func (in *inspector) inspect(frame []byte, h vnetHeader, d *datagram) (verdict, tcpip.NetworkProtocolNumber) {
+	if len(frame) < ethernetSize {
+		return drop, 0
+	}
+	dst, src := macAddr(frame[0:6]), macAddr(frame[6:12])
+	if dst != in.mac && dst[0]&1 == 0 || src[0]&1 != 0 {
+		return drop, 0
+	}
+	d.mac = src
+	payload := frame[ethernetSize:]
+	switch proto := header.Ethernet(frame).Type(); proto {
+	case header.ARPProtocolNumber:
+		return in.inspectARP(payload), proto
+	case header.IPv4ProtocolNumber:
+		return in.inspectIPv4(payload, h, d), proto
+	case header.IPv6ProtocolNumber:
+		return in.inspectIPv6(payload, h, d), proto
+	}
+	return drop, 0
+}
+
+// inspectARP lets requests for our own addresses through, and replies. The
+// stack itself would answer for every address, because it speaks for all hosts
+// of the outside.
+func (in *inspector) inspectARP(p []byte) verdict {
+	arp := header.ARP(p)
+	if !arp.IsValid() {
+		return drop
+	}
+	target := netip.AddrFrom4([4]byte(arp.ProtocolAddressTarget()))
+	if arp.Op() == header.ARPRequest && !in.ours(target) {
+		return drop
+	}
+	return toStack
+}
+
+// ours says whether an address is the gateway's or the DNS server's.
+func (in *inspector) ours(a netip.Addr) bool {
+	for _, s := range in.subnets {
+		if s.enabled() && (a == s.gateway || a == s.dns) {
+			return true
+		}
+	}
+	return false
+}
+
+// inspectIPv4 checks the header (RFC 791) and takes whole UDP datagrams apart.
+func (in *inspector) inspectIPv4(p []byte, h vnetHeader, d *datagram) verdict {
+	if len(p) < header.IPv4MinimumSize {
+		return drop
+	}
+	ip := header.IPv4(p)
+	headerLen, total := int(ip.HeaderLength()), int(ip.TotalLength())
+	if header.IPVersion(p) != header.IPv4Version || headerLen < header.IPv4MinimumSize || total < headerLen || total > len(p) {
+		return drop
+	}
+	if checksum.Checksum(p[:headerLen], 0) != 0xffff {
+		return drop
+	}
+	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+	if !plausibleSource(src) || dst.IsMulticast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return drop
+	}
+	if ip.More() || ip.FragmentOffset() != 0 {
+		return toStack
+	}
+	sum := func(proto tcpip.TransportProtocolNumber) uint16 {
+		return header.PseudoHeaderChecksum(proto, tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
+	}
+	return inspectTransport(ip.TransportProtocol(), p[headerLen:total], h, sum, src, dst, d)
+}
+
+// inspectIPv6 checks the header (RFC 8200) and takes whole UDP datagrams apart.
+// Extension headers are the stack's.
+func (in *inspector) inspectIPv6(p []byte, h vnetHeader, d *datagram) verdict {
+	if len(p) < header.IPv6MinimumSize {
+		return drop
+	}
+	ip := header.IPv6(p)
+	total := header.IPv6MinimumSize + int(ip.PayloadLength())
+	if header.IPVersion(p) != header.IPv6Version || total > len(p) {
+		return drop
+	}
+	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+	rest := p[header.IPv6MinimumSize:total]
+	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
+		return in.inspectICMPv6(rest, src, dst)
+	}
+	if !plausibleSource(src) || dst.IsMulticast() {
+		return drop
+	}
+	sum := func(proto tcpip.TransportProtocolNumber) uint16 {
+		return header.PseudoHeaderChecksum(proto, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
+	}
+	return inspectTransport(tcpip.TransportProtocolNumber(ip.NextHeader()), rest, h, sum, src, dst, d)
+}
+
+// inspectICMPv6 keeps from the stack what it would answer for others: neighbour
+// solicitations and echo requests for addresses that are not ours. (For IPv4 it
+// does not answer echo requests to others.) The unspecified source is that of
+// duplicate address detection.
+func (in *inspector) inspectICMPv6(p []byte, src, dst netip.Addr) verdict {
+	if len(p) < header.ICMPv6MinimumSize || src.IsMulticast() || src.IsLoopback() {
+		return drop
+	}
+	switch icmp := header.ICMPv6(p); icmp.Type() {
+	case header.ICMPv6NeighborSolicit:
+		if len(p) < header.ICMPv6NeighborSolicitMinimumSize || !in.ours(netip.AddrFrom16([16]byte(p[8:24]))) {
+			return drop
+		}
+	case header.ICMPv6EchoRequest:
+		if !in.ours(dst) {
+			return drop
+		}
+	}
+	return toStack
+}
+
+// inspectTransport checks the transport checksum, unless the kernel vouches for
+// it, and takes UDP apart. sum gives the checksum of the pseudo-header.
+func inspectTransport(proto tcpip.TransportProtocolNumber, p []byte, h vnetHeader, sum func(tcpip.TransportProtocolNumber) uint16, src, dst netip.Addr, d *datagram) verdict {
+	switch proto {
+	case header.TCPProtocolNumber:
+		if !h.checksumTrusted() && checksum.Checksum(p, sum(proto)) != 0xffff {
+			return drop
+		}
+		return toStack
+	case header.UDPProtocolNumber:
+	default:
+		return toStack
+	}
+	if len(p) < header.UDPMinimumSize {
+		return drop
+	}
+	udp := header.UDP(p)
+	length := int(udp.Length())
+	if h.segmentType&^vnetSegmentECN == vnetSegmentUDP && h.segmentSize > 0 {
+		d.segment = h.segmentSize
+		length = len(p)
+	} else {
+		d.segment = 0
+	}
+	if length < header.UDPMinimumSize || length > len(p) || udp.SourcePort() == 0 || udp.DestinationPort() == 0 {
+		return drop
+	}
+	// A checksum of 0 is none, which only IPv4 allows (RFC 768, RFC 8200).
+	switch {
+	case h.checksumTrusted():
+	case udp.Checksum() == 0:
+		if src.Is6() {
+			return drop
+		}
+	case length != len(p) || checksum.Checksum(p, sum(proto)) != 0xffff:
+		return drop
+	}
+	d.src = netip.AddrPortFrom(src, udp.SourcePort())
+	d.dst = netip.AddrPortFrom(dst, udp.DestinationPort())
+	d.payload = p[header.UDPMinimumSize:length]
+	return toUDP
+}
+
+// plausibleSource says whether a datagram can be answered at all.
+func plausibleSource(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !reservedIPv4(a)
+}
+
+// ethernetHeader writes an Ethernet header.
+func ethernetHeader(b []byte, dst, src macAddr, proto uint16) {
+	copy(b[0:6], dst[:])
+	copy(b[6:12], src[:])
+	binary.BigEndian.PutUint16(b[12:], proto)
+}

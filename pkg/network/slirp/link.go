@@ -1,0 +1,225 @@
+package slirp
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// gatewayMAC is the gateway's Ethernet address, locally administered.
+var gatewayMAC = macAddr{0x52, 0x55, 0x0a, 0x00, 0x02, 0x02}
+
+// gsoMaxSize is the largest TCP segment, with its IP header, that the stack
+// gives us. With its Ethernet header it stays below 64 KiB, the most that an
+// IPv4 header can say.
+const gsoMaxSize = 65536 - 256
+
+// copyBelow is the size up to which a frame is copied out of the 64 KiB buffer
+// that it was read into, so that acknowledgements and small requests, which may
+// wait in a queue for long, do not hold one each.
+const copyBelow = 2 << 10
+
+// link joins the device to gVisor's stack.
+//
+// Inbound, one goroutine reads frames. Those with a whole UDP datagram go
+// straight to onDatagram, in the buffer they were read into. All others are
+// wrapped in a packet buffer and given to the stack inline, without another
+// goroutine or queue in between.
+//
+// Outbound, the stack calls WritePackets on whatever goroutine made it send. The
+// pieces of a packet (headers, and views that its sender's data was read into)
+// go to the kernel with one writev.
+//
+// Where the device has a virtio-net header, the stack is told of host GSO: TCP
+// comes in segments of up to gsoMaxSize whose checksums the kernel need not
+// finish, since they never leave the machine. Otherwise gVisor segments and sums
+// up in software. gVisor's own fdbased endpoint does GSO for sockets only, not
+// for a TAP.
+type link struct {
+	dev        *device
+	mtu        uint32
+	inspector  inspector
+	onDatagram func(*datagram)
+	dispatcher stack.NetworkDispatcher
+
+	// refused counts the frames from the namespace that were dropped, accepted
+	// those that were not.
+	refused, accepted atomic.Uint64
+}
+
+var (
+	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
+)
+
+// run reads frames until the device is interrupted, which gives nil, or fails.
+func (l *link) run() error {
+	view := buffer.NewViewSize(maxFrame)
+	defer func() { view.Release() }()
+	buf := view.AsSlice()
+	var d datagram
+	for {
+		h, n, err := l.dev.read(buf)
+		switch {
+		case err == nil:
+		case interrupted(err):
+			return nil
+		default:
+			return fmt.Errorf("read from the TAP: %w", err)
+		}
+		verdict, proto := l.inspector.inspect(buf[:n], h, &d)
+		switch verdict {
+		case drop:
+			l.refused.Add(1)
+			continue
+		case toUDP:
+			l.accepted.Add(1)
+			l.onDatagram(&d)
+			continue
+		}
+		l.accepted.Add(1)
+		if n <= copyBelow {
+			l.deliver(buffer.NewViewWithData(buf[:n]), proto)
+			continue
+		}
+		view.CapLength(n)
+		l.deliver(view, proto)
+		view = buffer.NewViewSize(maxFrame)
+		buf = view.AsSlice()
+	}
+}
+
+// deliver gives the stack a frame, and the view to own.
+func (l *link) deliver(v *buffer.View, proto tcpip.NetworkProtocolNumber) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	defer pkt.DecRef()
+	if !l.ParseHeader(pkt) {
+		return
+	}
+	pkt.PktType = tcpip.PacketHost
+	if dst := header.Ethernet(pkt.LinkHeader().Slice()).DestinationAddress(); dst == header.EthernetBroadcastAddress {
+		pkt.PktType = tcpip.PacketBroadcast
+	} else if header.IsMulticastEthernetAddress(dst) {
+		pkt.PktType = tcpip.PacketMulticast
+	}
+	l.dispatcher.DeliverNetworkPacket(proto, pkt)
+}
+
+// WritePackets implements stack.LinkWriter. A packet that the device does not
+// take is lost; the sender's retransmission mends it.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	sent := 0
+	for _, pkt := range pkts.AsSlice() {
+		if err := l.writePacket(pkt); err != nil {
+			return sent, &tcpip.ErrNoBufferSpace{}
+		}
+		sent++
+	}
+	return sent, nil
+}
+
+// writePacket writes one packet with its header.
+func (l *link) writePacket(pkt *stack.PacketBuffer) error {
+	f := l.dev.frame()
+	l.dev.begin(f, offloadHeader(pkt))
+	views, skip := pkt.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		if n := v.Size(); n <= skip {
+			skip -= n
+			continue
+		}
+		f.append(v.AsSlice()[skip:])
+		skip = 0
+	}
+	return l.dev.send(f)
+}
+
+// offloadHeader says what the stack left undone on a packet.
+func offloadHeader(pkt *stack.PacketBuffer) vnetHeader {
+	gso := &pkt.GSOOptions
+	if gso.Type != stack.GSOTCPv4 && gso.Type != stack.GSOTCPv6 {
+		return vnetHeader{}
+	}
+	h := vnetHeader{headerLen: uint16(pkt.HeaderSize())}
+	if gso.NeedsCsum {
+		h.flags = vnetNeedsChecksum
+		h.checksumStart = ethernetSize + gso.L3HdrLen
+		h.checksumOffset = gso.CsumOffset
+	}
+	if pkt.Data().Size() > int(gso.MSS) {
+		h.segmentSize = gso.MSS
+		h.segmentType = vnetSegmentTCPv4
+		if gso.Type == stack.GSOTCPv6 {
+			h.segmentType = vnetSegmentTCPv6
+		}
+	}
+	return h
+}
+
+// AddHeader implements stack.NetworkLinkEndpoint.
+func (l *link) AddHeader(pkt *stack.PacketBuffer) {
+	header.Ethernet(pkt.LinkHeader().Push(ethernetSize)).Encode(&header.EthernetFields{
+		SrcAddr: pkt.EgressRoute.LocalLinkAddress,
+		DstAddr: pkt.EgressRoute.RemoteLinkAddress,
+		Type:    pkt.NetworkProtocolNumber,
+	})
+}
+
+// ParseHeader implements stack.NetworkLinkEndpoint.
+func (l *link) ParseHeader(pkt *stack.PacketBuffer) bool {
+	_, ok := pkt.LinkHeader().Consume(ethernetSize)
+	return ok
+}
+
+// Capabilities implements stack.NetworkLinkEndpoint. The inspector has verified
+// the checksums of all that comes in.
+func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityResolutionRequired | stack.CapabilityRXChecksumOffload
+}
+
+// SupportedGSO implements stack.GSOEndpoint.
+func (l *link) SupportedGSO() stack.SupportedGSO {
+	if l.dev.vnet {
+		return stack.HostGSOSupported
+	}
+	return stack.GVisorGSOSupported
+}
+
+// GSOMaxSize implements stack.GSOEndpoint.
+func (l *link) GSOMaxSize() uint32 { return gsoMaxSize }
+
+// MTU implements stack.NetworkLinkEndpoint: the largest IP packet, in bytes.
+func (l *link) MTU() uint32 { return l.mtu }
+
+// MaxHeaderLength implements stack.NetworkLinkEndpoint.
+func (l *link) MaxHeaderLength() uint16 { return ethernetSize }
+
+// LinkAddress implements stack.NetworkLinkEndpoint.
+func (l *link) LinkAddress() tcpip.LinkAddress { return tcpip.LinkAddress(l.inspector.mac[:]) }
+
+// ARPHardwareType implements stack.NetworkLinkEndpoint.
+func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
+
+// Attach implements stack.NetworkLinkEndpoint. It is called when the NIC is made
+// and, with nil, when it goes; run runs only in between.
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	if d != nil {
+		l.dispatcher = d
+	}
+}
+
+// IsAttached implements stack.NetworkLinkEndpoint.
+func (l *link) IsAttached() bool { return l.dispatcher != nil }
+
+// The MTU and the address do not change, and the device is closed by its owner,
+// so nothing is to be done for these methods of stack.NetworkLinkEndpoint.
+
+func (l *link) SetMTU(uint32)                    {}
+func (l *link) SetLinkAddress(tcpip.LinkAddress) {}
+func (l *link) Wait()                            {}
+func (l *link) Close()                           {}
+func (l *link) SetOnCloseAction(func())          {}

@@ -1,0 +1,334 @@
+package slirp
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gatekit/gatekit/internal/linux"
+)
+
+// relay joins a TCP endpoint of the stack, on which the namespace's connection
+// ends, to a connected socket of the host. It holds no buffer: bytes go from the
+// stack's own receive queue into the socket, and from the socket into views that
+// become the stack's send queue. A side that cannot take more is waited for, and
+// in the meantime nothing is read from the other, so that its window closes.
+//
+//	guest                                            host
+//	FIN       -> Read: ErrClosedForReceive     ->    shutdown(SHUT_WR)
+//	RST       -> Read or Write: any other error ->   close with SO_LINGER 0: RST
+//	FIN      <-  Shutdown(ShutdownWrite)      <-     read: end of stream
+//	RST      <-  Abort                        <-     any error
+//
+// The relay ends when both directions have, or with a reset.
+type relay struct {
+	loop  *loop
+	ep    tcpip.Endpoint
+	queue *waiter.Queue
+	entry waiter.Entry
+	fd    int
+
+	// guest holds the events of the endpoint that wait for the loop's guest side.
+	guest atomic.Uint64
+
+	toHost  direction
+	toGuest direction
+	sink    hostWriter // of toHost
+	source  hostReader // of toGuest
+
+	// hostBlocked says that toHost waits for room in the socket.
+	hostBlocked atomic.Bool
+	// hostEnded says that there may be the host's end of stream or an error
+	// behind what the socket holds, so that reading that is not enough.
+	hostEnded atomic.Bool
+
+	// users are the relay itself while it is open, and each direction that runs.
+	users   users
+	closing atomic.Bool
+	reset   atomic.Bool
+}
+
+// direction is one half of a relay.
+type direction struct {
+	pump pump
+	done atomic.Bool // the end of the stream was passed on
+}
+
+// pump lets one goroutine at a time do a piece of work, and makes it do the work
+// once more when it was asked for in the meantime.
+type pump struct{ asked atomic.Uint32 }
+
+// run does step, unless another goroutine is doing it, which then does it again.
+func (p *pump) run(step func()) {
+	if p.asked.Add(1) != 1 {
+		return
+	}
+	for {
+		n := p.asked.Load()
+		step()
+		if p.asked.CompareAndSwap(n, 0) {
+			return
+		}
+	}
+}
+
+// fairShare is how many bytes of one flow are moved before the others of the
+// loop get their turn.
+const fairShare = 1 << 20
+
+// hostEvents are the events of a host socket that a relay waits for.
+const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+
+const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
+
+// startRelay joins an endpoint and a socket, both of which the relay owns from
+// here on, also when there is an error.
+func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
+	r := &relay{loop: l, ep: ep, queue: queue, fd: fd}
+	r.users.open()
+	r.sink.fd, r.source.fd = fd, fd
+	r.hostEnded.Store(true)
+	r.entry.Init(r, guestEvents)
+	queue.EventRegister(&r.entry)
+	if err := l.watch(fd, hostEvents, r); err != nil {
+		r.end(true)
+		return err
+	}
+	// Events from before the registrations are lost.
+	r.NotifyEvent(waiter.ReadableEvents | waiter.WritableEvents)
+	return nil
+}
+
+// NotifyEvent implements waiter.EventListener. The stack calls it with the
+// endpoint locked, so the work is left to the loop.
+func (r *relay) NotifyEvent(mask waiter.EventMask) {
+	if r.guest.Or(uint64(mask)) == 0 {
+		r.loop.ready.put(r)
+	}
+}
+
+// guestEvent does what the events of the endpoint ask for.
+func (r *relay) guestEvent() {
+	mask := waiter.EventMask(r.guest.Swap(0))
+	if mask&^waiter.WritableEvents != 0 {
+		r.runToHost()
+	}
+	if mask&^waiter.ReadableEvents != 0 {
+		r.runToGuest()
+	}
+}
+
+// hostEvent implements watcher.
+func (r *relay) hostEvent(_ *loop, events uint32) {
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		r.hostEnded.Store(true)
+	}
+	if events&unix.EPOLLOUT != 0 && r.hostBlocked.Load() {
+		r.runToHost()
+	}
+	if events&^unix.EPOLLOUT != 0 {
+		r.runToGuest()
+	}
+}
+
+// abort implements watcher.
+func (r *relay) abort() { r.end(true) }
+
+func (r *relay) runToHost() {
+	if r.users.enter() {
+		r.toHost.pump.run(r.pumpToHost)
+		r.leave()
+	}
+}
+
+func (r *relay) runToGuest() {
+	if r.users.enter() {
+		r.toGuest.pump.run(r.pumpToGuest)
+		r.leave()
+	}
+}
+
+func (r *relay) leave() {
+	if r.users.leave() {
+		r.close()
+	}
+}
+
+// end closes both sides, with resets or after both directions have ended, as
+// soon as nobody uses them.
+func (r *relay) end(reset bool) {
+	if r.closing.CompareAndSwap(false, true) {
+		r.reset.Store(reset)
+		r.leave()
+	}
+}
+
+// close is called once, by the last user.
+func (r *relay) close() {
+	r.queue.EventUnregister(&r.entry)
+	r.loop.forget(r.fd)
+	if r.reset.Load() {
+		resetAndClose(r.fd)
+		r.ep.Abort()
+	} else {
+		unix.Close(r.fd)
+	}
+	r.ep.Close()
+}
+
+// resetAndClose closes a TCP socket so that its peer sees a reset.
+func resetAndClose(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	unix.Close(fd)
+}
+
+// finished notes the end of a direction.
+func (r *relay) finished(d, other *direction) {
+	d.done.Store(true)
+	if other.done.Load() {
+		r.end(false)
+	}
+}
+
+// pumpToHost moves what the endpoint has received into the socket.
+func (r *relay) pumpToHost() {
+	for moved := 0; !r.toHost.done.Load() && !r.closing.Load(); {
+		r.sink.errno = 0
+		res, err := r.ep.Read(&r.sink, tcpip.ReadOptions{})
+		if res.Count > 0 {
+			r.ep.ModerateRecvBuf(res.Count)
+			moved += res.Count
+		}
+		switch {
+		case r.sink.errno == unix.EAGAIN && r.hostBlocked.Load():
+			return // until EPOLLOUT
+		case r.sink.errno == unix.EAGAIN:
+			// Said first and tried again after, so that an event in between
+			// is not lost.
+			r.hostBlocked.Store(true)
+			continue
+		case r.sink.errno != 0:
+			r.end(true)
+			return
+		}
+		r.hostBlocked.Store(false)
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			return // until the endpoint is readable
+		case *tcpip.ErrClosedForReceive:
+			if unix.Shutdown(r.fd, unix.SHUT_WR) != nil {
+				r.end(true)
+				return
+			}
+			r.finished(&r.toHost, &r.toGuest)
+			return
+		default:
+			r.end(true)
+			return
+		}
+		if moved >= fairShare {
+			r.NotifyEvent(waiter.ReadableEvents)
+			return
+		}
+	}
+}
+
+// pumpToGuest moves what the socket has received into the endpoint.
+func (r *relay) pumpToGuest() {
+	ended := r.hostEnded.Swap(false)
+	defer func() {
+		if ended {
+			r.hostEnded.Store(true)
+		}
+	}()
+	for moved := 0; !r.toGuest.done.Load() && !r.closing.Load(); {
+		available := linux.Readable(r.fd)
+		if available == 0 {
+			n, errno := linux.PeekNonblock(r.fd)
+			switch {
+			case errno == unix.EAGAIN:
+				ended = false
+				return // until EPOLLIN
+			case errno != 0:
+				r.end(true)
+				return
+			case n == 0:
+				r.ep.Shutdown(tcpip.ShutdownWrite)
+				r.finished(&r.toGuest, &r.toHost)
+				return
+			}
+			available = 1
+		}
+		r.source.left = min(available, fairShare)
+		n, err := r.ep.Write(&r.source, tcpip.WriteOptions{})
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			return // until the endpoint is writable
+		default:
+			r.end(true)
+			return
+		}
+		// What comes after the look at the socket comes with an event of its own.
+		if int(n) == available && !ended {
+			return
+		}
+		if moved += int(n); moved >= fairShare {
+			r.NotifyEvent(waiter.WritableEvents)
+			return
+		}
+	}
+}
+
+// hostWriter writes to a socket for tcpip.Endpoint.Read.
+type hostWriter struct {
+	fd    int
+	errno unix.Errno // of the last Write
+}
+
+// errHost stands for hostWriter.errno or for a read that failed. Endpoints make
+// an error of their own of it.
+var errHost = errors.New("host socket")
+
+func (w *hostWriter) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, errno := linux.SendNonblock(w.fd, p[done:])
+		if errno != 0 {
+			w.errno = errno
+			return done, errHost
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// hostReader reads from a socket for tcpip.Endpoint.Write. It gives exactly
+// left bytes, which the socket is known to hold.
+type hostReader struct {
+	fd   int
+	left int
+}
+
+// Len implements tcpip.Payloader.
+func (r *hostReader) Len() int { return r.left }
+
+func (r *hostReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil // asked in order to learn of the end
+	}
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, errno := linux.ReadNonblock(r.fd, p[:min(len(p), r.left)])
+	if errno != 0 || n == 0 {
+		return 0, errHost
+	}
+	r.left -= n
+	return n, nil
+}

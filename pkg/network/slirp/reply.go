@@ -1,0 +1,173 @@
+package slirp
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// ttl is the time to live, or hop limit, of the datagrams that we send.
+const ttl = 64
+
+// udpChecksumOffset is where the checksum lies in a UDP header (RFC 768).
+const udpChecksumOffset = 6
+
+// maxPayloadIPv4 and maxPayloadIPv6 are the largest payloads of a UDP datagram.
+const (
+	maxPayloadIPv4 = 65535 - header.IPv4MinimumSize - header.UDPMinimumSize
+	maxPayloadIPv6 = 65535 - header.UDPMinimumSize
+)
+
+// datagramWriter writes UDP datagrams to the namespace, straight into frames. It
+// is safe for concurrent use.
+type datagramWriter struct {
+	dev *device
+	mac macAddr
+	mtu int
+
+	// fragmentID numbers the datagrams that are fragmented.
+	fragmentID atomic.Uint32
+}
+
+// write sends a datagram to the owner of an Ethernet address. One that is larger
+// than the MTU is fragmented. Both addresses are of one family.
+func (w *datagramWriter) write(to macAddr, src, dst netip.AddrPort, payload []byte) {
+	headerLen, largest := header.IPv4MinimumSize, maxPayloadIPv4
+	if dst.Addr().Is6() {
+		headerLen, largest = header.IPv6MinimumSize, maxPayloadIPv6
+	}
+	if len(payload) > largest {
+		return // the kernel has none that are larger
+	}
+	if headerLen+header.UDPMinimumSize+len(payload) > w.mtu {
+		w.writeFragments(to, src, dst, payload)
+		return
+	}
+	f := w.dev.frame()
+	h := vnetHeader{}
+	partial := w.dev.vnet
+	if partial {
+		h = vnetHeader{
+			flags:          vnetNeedsChecksum,
+			checksumStart:  uint16(ethernetSize + headerLen),
+			checksumOffset: udpChecksumOffset,
+		}
+	}
+	w.dev.begin(f, h)
+	length := header.UDPMinimumSize + len(payload)
+	n := w.putIP(f.headers[:], to, src.Addr(), dst.Addr(), length, fragment{})
+	putUDP(f.headers[n:], src, dst, payload, partial)
+	f.append(f.headers[:n+header.UDPMinimumSize])
+	f.append(payload)
+	_ = w.dev.send(f) // what is lost is counted there
+}
+
+// fragment says which piece of a datagram a packet is. The zero value is a whole
+// datagram.
+type fragment struct {
+	id     uint32
+	offset int
+	more   bool
+}
+
+// writeFragments sends a datagram in pieces (RFC 791, RFC 8200 4.5).
+func (w *datagramWriter) writeFragments(to macAddr, src, dst netip.AddrPort, payload []byte) {
+	var udp [header.UDPMinimumSize]byte
+	putUDP(udp[:], src, dst, payload, false)
+	room := w.mtu - header.IPv4MinimumSize
+	if dst.Addr().Is6() {
+		room = w.mtu - header.IPv6MinimumSize - header.IPv6FragmentExtHdrLength
+	}
+	room &^= 7 // offsets count in units of 8 bytes
+	total := len(udp) + len(payload)
+	id := w.fragmentID.Add(1)
+	for offset := 0; offset < total; offset += room {
+		end := min(offset+room, total)
+		f := w.dev.frame()
+		w.dev.begin(f, vnetHeader{})
+		n := w.putIP(f.headers[:], to, src.Addr(), dst.Addr(), end-offset, fragment{id, offset, end < total})
+		start := offset - len(udp)
+		if offset == 0 {
+			n += copy(f.headers[n:], udp[:])
+			start = 0
+		}
+		f.append(f.headers[:n])
+		f.append(payload[start : end-len(udp)])
+		if w.dev.send(f) != nil {
+			return // the rest is of no use
+		}
+	}
+}
+
+// putIP writes the Ethernet and IP headers of a UDP packet with length bytes
+// after them, and returns their size.
+func (w *datagramWriter) putIP(b []byte, to macAddr, src, dst netip.Addr, length int, frag fragment) int {
+	if dst.Is4() {
+		ethernetHeader(b, to, w.mac, uint16(header.IPv4ProtocolNumber))
+		fields := header.IPv4Fields{
+			TotalLength:    uint16(header.IPv4MinimumSize + length),
+			ID:             uint16(frag.id),
+			FragmentOffset: uint16(frag.offset),
+			TTL:            ttl,
+			Protocol:       uint8(header.UDPProtocolNumber),
+			SrcAddr:        tcpip.AddrFrom4(src.As4()),
+			DstAddr:        tcpip.AddrFrom4(dst.As4()),
+		}
+		if frag.more {
+			fields.Flags = header.IPv4FlagMoreFragments
+		}
+		ip := header.IPv4(b[ethernetSize:])
+		ip.Encode(&fields)
+		ip.SetChecksum(^ip.CalculateChecksum())
+		return ethernetSize + header.IPv4MinimumSize
+	}
+	ethernetHeader(b, to, w.mac, uint16(header.IPv6ProtocolNumber))
+	ip := b[ethernetSize:]
+	clear(ip[:8])
+	ip[0] = 6 << 4
+	ip[6], ip[7] = uint8(header.UDPProtocolNumber), ttl
+	s, d := src.As16(), dst.As16()
+	copy(ip[8:], s[:])
+	copy(ip[24:], d[:])
+	size := header.IPv6MinimumSize
+	if frag.more || frag.offset > 0 {
+		ip[6] = uint8(header.IPv6FragmentExtHdrIdentifier)
+		size += putIPv6Fragment(ip[size:], frag)
+	}
+	binary.BigEndian.PutUint16(ip[4:], uint16(length+size-header.IPv6MinimumSize))
+	return ethernetSize + size
+}
+
+// putIPv6Fragment writes a fragment header and returns its size.
+func putIPv6Fragment(b []byte, frag fragment) int {
+	b[0], b[1] = uint8(header.UDPProtocolNumber), 0
+	offset := uint16(frag.offset)
+	if frag.more {
+		offset |= 1
+	}
+	binary.BigEndian.PutUint16(b[2:], offset)
+	binary.BigEndian.PutUint32(b[4:], frag.id)
+	return header.IPv6FragmentExtHdrLength
+}
+
+// putUDP writes a UDP header. A partial checksum covers the pseudo-header only,
+// and is finished by the kernel.
+func putUDP(b []byte, src, dst netip.AddrPort, payload []byte, partial bool) {
+	length := uint16(header.UDPMinimumSize + len(payload))
+	udp := header.UDP(b)
+	udp.Encode(&header.UDPFields{SrcPort: src.Port(), DstPort: dst.Port(), Length: length})
+	sum := header.PseudoHeaderChecksum(header.UDPProtocolNumber, toAddress(src.Addr()), toAddress(dst.Addr()), length)
+	if partial {
+		udp.SetChecksum(sum)
+		return
+	}
+	sum = ^udp.CalculateChecksum(checksum.Checksum(payload, sum))
+	if sum == 0 {
+		sum = 0xffff // 0 would be no checksum (RFC 768)
+	}
+	udp.SetChecksum(sum)
+}

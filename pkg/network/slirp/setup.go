@@ -1,0 +1,151 @@
+package slirp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/songgao/water"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network"
+)
+
+// tapGSOMaxSize is the largest segment that the namespace's kernel may give us,
+// with its headers: with the Ethernet header it fills one read.
+const tapGSOMaxSize = maxFrame - 64
+
+// tapQueueLength is the length of the TAP's queue, in frames. The default of
+// 1000 lets a burst of small datagrams overrun it.
+const tapQueueLength = 4096
+
+// Setup is the child half: it makes the TAP of a plan in the current network
+// namespace, configures it and the loopback interface, and returns the TAP's
+// file for Network.Run. It runs inside the namespaces with CAP_NET_ADMIN, on a
+// locked thread where the namespace is the thread's.
+func Setup(plan network.Plan) ([]*os.File, error) {
+	nic := plan.Interface
+	if nic == nil {
+		return nil, errors.New("set up slirp: the plan has no interface")
+	}
+	file, err := openTAP(nic.Name)
+	if err != nil {
+		return nil, fmt.Errorf("set up slirp: %w", err)
+	}
+	if err := configure(nic); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("set up slirp: %w", err)
+	}
+	return []*os.File{file}, nil
+}
+
+// openTAP opens a TAP with offloads or, where the kernel or a sandbox refuses
+// them, a plain one.
+func openTAP(name string) (*os.File, error) {
+	file, err := linux.OpenTAP(name)
+	if !errors.Is(err, linux.ErrNoOffload) {
+		return file, err
+	}
+	plain, werr := water.New(water.Config{
+		DeviceType:             water.TAP,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: name},
+	})
+	if werr != nil {
+		return nil, fmt.Errorf("%w; plain TAP: %w", err, werr)
+	}
+	file, ok := plain.ReadWriteCloser.(*os.File)
+	if !ok {
+		plain.Close()
+		return nil, fmt.Errorf("plain TAP: not a file but %T", plain.ReadWriteCloser)
+	}
+	return file, nil
+}
+
+// configure brings lo and the interface up with their addresses and routes.
+func configure(nic *network.Interface) error {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer handle.Close()
+	lo, err := handle.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := handle.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	link, err := handle.LinkByName(nic.Name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", nic.Name, err)
+	}
+	if err := configureLink(handle, link, nic); err != nil {
+		return err
+	}
+	for _, a := range nic.Addresses {
+		if err := addChildAddress(handle, link, a); err != nil {
+			return fmt.Errorf("add address %v to %s: %w", a, nic.Name, err)
+		}
+	}
+	if err := handle.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", nic.Name, err)
+	}
+	for _, gw := range nic.Gateways {
+		if err := addDefaultRoute(handle, link, gw); err != nil {
+			return fmt.Errorf("add default route by %v on %s: %w", gw, nic.Name, err)
+		}
+	}
+	return nil
+}
+
+// configureLink sets what has to be set before the interface is up.
+func configureLink(handle *netlink.Handle, link netlink.Link, nic *network.Interface) error {
+	if err := handle.LinkSetMTU(link, nic.MTU); err != nil {
+		return fmt.Errorf("set MTU %d on %s: %w", nic.MTU, nic.Name, err)
+	}
+	if err := handle.LinkSetGSOMaxSize(link, tapGSOMaxSize); err != nil {
+		return fmt.Errorf("set the segment size on %s: %w", nic.Name, err)
+	}
+	if err := handle.LinkSetTxQLen(link, tapQueueLength); err != nil {
+		return fmt.Errorf("set the queue length on %s: %w", nic.Name, err)
+	}
+	if nic.HardwareAddr == "" {
+		return nil
+	}
+	mac, err := net.ParseMAC(nic.HardwareAddr)
+	if err != nil {
+		return fmt.Errorf("hardware address of %s: %w", nic.Name, err)
+	}
+	if err := handle.LinkSetHardwareAddr(link, mac); err != nil {
+		return fmt.Errorf("set hardware address %v on %s: %w", mac, nic.Name, err)
+	}
+	return nil
+}
+
+// addChildAddress adds an address. Duplicate address detection would hold an
+// IPv6 address back for a second, on a link where nobody else can have it.
+func addChildAddress(handle *netlink.Handle, link netlink.Link, a netip.Prefix) error {
+	addr := &netlink.Addr{IPNet: ipNet(a)}
+	if a.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return handle.AddrAdd(link, addr)
+}
+
+// addDefaultRoute makes gw the next hop of all outside.
+func addDefaultRoute(handle *netlink.Handle, link netlink.Link, gw netip.Addr) error {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if gw.Is6() {
+		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return handle.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(all), Gw: gw.AsSlice()})
+}
+
+// ipNet turns a network or an address in one into net's type.
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

@@ -1,0 +1,245 @@
+// Package slirp is the user-mode network: the engine on the host that speaks,
+// to the TAP in the network namespace, for the gateway, the DNS server and all
+// of the outside, and the child half that makes and configures that TAP.
+//
+//	namespace        |  host
+//	                 |
+//	command          |            +-- gVisor stack -- tcpForwarder -- relay --+
+//	   |             |            |     (TCP, ICMP, ARP, NDP, reassembly)     |
+//	kernel -- TAP ---|-- device --+                                           +-- host sockets
+//	                 |   link     |                                           |   (non-blocking,
+//	                 |  inspector +-- udpRelay -------------------------------+    epoll: loop)
+//	                 |            |                                           |
+//	                 |            +-- dnsForwarder ---------------------------+
+//
+// A frame that the inspector (frame.go) lets pass goes to the stack or, when it
+// holds a whole UDP datagram, straight to the relay for UDP. Where a flow goes is
+// decided by egress (loopback.go), once.
+//
+// It is fast at an MTU of 1500 because frames are not of that size: the TAP has
+// a virtio-net header, so that both kernels' TCP and ours exchange segments of
+// up to 64 KiB with checksums that nobody computes. Bytes are copied by the
+// kernel only, between its sockets and the stack's views.
+//
+// What belongs here is the network; publishing ports into the namespace is the
+// port drivers'.
+package slirp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network"
+)
+
+// DriverName is the driver's name in a network.Plan and in GET /v1/info.
+const DriverName = "slirp"
+
+// Defaults and limits of Options.
+const (
+	DefaultMTU    = 1500
+	MinMTU        = 576   // every IPv4 host takes this much (RFC 791)
+	MaxMTU        = 65520 // the largest multiple of 16 that leaves room for headers
+	DefaultIfname = "tap0"
+)
+
+// minIPv6MTU is the least that a link with IPv6 must carry (RFC 8200, 5).
+const minIPv6MTU = 1280
+
+// Options configure New.
+type Options struct {
+	// IPv4 and IPv6 are the networks of the namespace. The child has host .100
+	// (::100), the gateway .2 (::2) and the DNS server .3 (::3). The zero values
+	// are 10.0.2.0/24 and fd67:6174:656b::/64, or the next that the host is not
+	// in itself (FreeNetworks).
+	IPv4, IPv6 netip.Prefix
+
+	// DisableIPv6 leaves IPv6 out. False is dual stack, if the MTU is at least
+	// 1280, which IPv6 needs.
+	DisableIPv6 bool
+
+	// MTU of the interface in bytes, 576 to 65520. 0 is 1500.
+	MTU int
+
+	// Ifname is the name of the interface in the namespace. Empty is "tap0".
+	Ifname string
+
+	// HostLoopback says which ports of the host's loopback the gateway's address
+	// reaches. The zero value is none.
+	HostLoopback HostLoopback
+
+	// Upstreams are the DNS servers that are asked, in order. Empty follows the
+	// host's /etc/resolv.conf, also when it changes.
+	Upstreams []netip.AddrPort
+
+	// Search and Options are for the namespace's resolv.conf. When empty they are
+	// the host's.
+	Search, Options []string
+
+	// Logger takes what the engine has to say. Nil discards it.
+	Logger *slog.Logger
+}
+
+// Network is the slirp driver. It implements network.Driver.
+type Network struct {
+	plan         network.Plan
+	subnets      [2]subnet // IPv4 and IPv6
+	hostLoopback HostLoopback
+	source       *upstreamSource
+	log          *slog.Logger
+}
+
+var _ network.Driver = (*Network)(nil)
+
+// Check returns an error, with its remedy, when Setup could not open a TAP.
+func Check() error { return linux.CheckTUN() }
+
+// New checks the options and returns the driver, which holds nothing until Run.
+// The error wraps ErrUsage when the options can never work.
+func New(o Options) (*Network, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	n := &Network{
+		hostLoopback: o.HostLoopback,
+		source:       &upstreamSource{fixed: o.Upstreams, path: resolvConfPath},
+		log:          o.Logger,
+	}
+	nic := &network.Interface{Name: o.Ifname, MTU: o.MTU}
+	n.plan = network.Plan{
+		Driver:    DriverName,
+		Namespace: true,
+		Interface: nic,
+		Search:    o.Search,
+		Options:   o.Options,
+	}
+	for i, prefix := range []netip.Prefix{o.IPv4, o.IPv6} {
+		if i == 1 && o.DisableIPv6 {
+			continue
+		}
+		s, err := newSubnet(prefix)
+		if err != nil {
+			return nil, err
+		}
+		n.subnets[i] = s
+		nic.Addresses = append(nic.Addresses, netip.PrefixFrom(s.child, prefix.Bits()))
+		nic.Gateways = append(nic.Gateways, s.gateway)
+		n.plan.Nameservers = append(n.plan.Nameservers, s.dns)
+	}
+	return n, nil
+}
+
+// complete puts the defaults in and checks what needs no other look.
+func (o *Options) complete() error {
+	if o.MTU == 0 {
+		o.MTU = DefaultMTU
+	}
+	if o.MTU < MinMTU || o.MTU > MaxMTU {
+		return fmt.Errorf("%w: MTU %d: it must be between %d and %d", ErrUsage, o.MTU, MinMTU, MaxMTU)
+	}
+	if o.MTU < minIPv6MTU {
+		if o.IPv6.IsValid() && !o.DisableIPv6 {
+			return fmt.Errorf("%w: MTU %d: IPv6 needs %d", ErrUsage, o.MTU, minIPv6MTU)
+		}
+		o.DisableIPv6 = true
+	}
+	if o.Ifname == "" {
+		o.Ifname = DefaultIfname
+	}
+	if err := checkIfname(o.Ifname); err != nil {
+		return err
+	}
+	if o.IPv4.IsValid() && !o.IPv4.Addr().Is4() {
+		return fmt.Errorf("%w: %v is not an IPv4 network", ErrUsage, o.IPv4)
+	}
+	if o.IPv6.IsValid() && !o.IPv6.Addr().Is6() {
+		return fmt.Errorf("%w: %v is not an IPv6 network", ErrUsage, o.IPv6)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.completeNetworks()
+	if len(o.Search) == 0 || len(o.Options) == 0 {
+		// A host without a resolv.conf has nothing to carry over.
+		conf, _, _ := readResolvConf(resolvConfPath)
+		if len(o.Search) == 0 {
+			o.Search = conf.search
+		}
+		if len(o.Options) == 0 {
+			o.Options = conf.options
+		}
+	}
+	return nil
+}
+
+// completeNetworks picks the networks that were not given.
+func (o *Options) completeNetworks() {
+	if o.IPv4.IsValid() && (o.IPv6.IsValid() || o.DisableIPv6) {
+		return
+	}
+	var host []netip.Addr
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		o.Logger.Warn("cannot list the host's addresses; the default networks may overlap with its own", "error", err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			host = append(host, p.Addr())
+		}
+	}
+	ipv4, ipv6 := FreeNetworks(host)
+	if !o.IPv4.IsValid() {
+		o.IPv4 = ipv4
+	}
+	if !o.IPv6.IsValid() {
+		o.IPv6 = ipv6
+	}
+}
+
+// checkIfname applies the kernel's rules (dev_valid_name).
+func checkIfname(name string) error {
+	const ifnamsiz = 16
+	bad := len(name) >= ifnamsiz || name == "." || name == ".." || name == "lo"
+	for _, c := range []byte(name) {
+		bad = bad || c <= ' ' || c == '/' || c == ':' || c == '%' || c >= 0x7f
+	}
+	if bad {
+		return fmt.Errorf("%w: interface name %q: use up to %d letters and digits, and not lo", ErrUsage, name, ifnamsiz-1)
+	}
+	return nil
+}
+
+// Plan implements network.Driver.
+func (n *Network) Plan() network.Plan { return n.plan }
+
+// Info implements network.Driver.
+func (n *Network) Info() network.Info {
+	return network.Info{Driver: DriverName, DNS: n.plan.Nameservers, ChildIP: n.subnets[0].child}
+}
+
+// Run implements network.Driver. files is the TAP that Setup returned.
+func (n *Network) Run(ctx context.Context, files []*os.File, ready func()) error {
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return fmt.Errorf("slirp: got %d files from the child, want the TAP", len(files))
+	}
+	dev, err := newTAP(files[0])
+	if err != nil {
+		return fmt.Errorf("slirp: %w", errors.Join(err, files[0].Close()))
+	}
+	if !dev.vnet {
+		n.log.Warn("the TAP has no segmentation offload on this host; the network will be slower")
+	}
+	if err := n.run(ctx, dev, ready); err != nil {
+		return fmt.Errorf("slirp: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package slirp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// maxDials caps the connections that are being set up. A SYN beyond it is
+// dropped, and comes again. It is large because connections to hosts that do not
+// answer stay in it for as long as the namespace tries.
+const maxDials = 8192
+
+// dialTimeout bounds the dial to the host's side. It is what Linux gives a SYN by
+// default (tcp_syn_retries in tcp(7)).
+const dialTimeout = 127 * time.Second
+
+// giveUpGrace is how late a repeated SYN of the namespace may be before we take
+// it that nobody waits any more.
+const giveUpGrace = 3 * time.Second
+
+// Keepalive of the namespace's side, as Linux has it by default.
+const (
+	keepaliveIdle     = 2 * time.Hour
+	keepaliveInterval = 75 * time.Second
+)
+
+// tcpForwarder sets up TCP connections of the namespace. For a SYN that belongs
+// to no connection, gVisor's forwarder starts a goroutine, which
+//
+//  1. asks the egress where the connection goes: nowhere is a reset;
+//  2. connects a socket of the host: refused and unreachable is a reset, no
+//     answer is none; it gives up when the namespace has (a reset, or no more
+//     SYNs);
+//  3. completes the handshake with the namespace;
+//  4. hands both ends to a loop, and ends.
+type tcpForwarder struct {
+	egress    *egress
+	dns       *dnsForwarder
+	loops     []*loop
+	forwarder *tcp.Forwarder
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex // guards dials and closed
+	dials   map[stack.TransportEndpointID]*dial
+	closed  bool
+	running sync.WaitGroup
+}
+
+// newTCPForwarder makes s hand over its SYNs. close and wait end it.
+func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop) *tcpForwarder {
+	t := &tcpForwarder{egress: e, dns: d, loops: loops, dials: make(map[stack.TransportEndpointID]*dial)}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.forwarder = tcp.NewForwarder(s, defaultTCPBuffer, maxDials, t.handle)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.handlePacket)
+	return t
+}
+
+// handlePacket gets the segments that belong to no connection. It tells a dial
+// of the SYNs and resets of its connection.
+func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	if tcp := header.TCP(pkt.TransportHeader().Slice()); len(tcp) >= header.TCPMinimumSize {
+		t.mu.Lock()
+		d := t.dials[id]
+		t.mu.Unlock()
+		switch flags := tcp.Flags(); {
+		case d == nil:
+		case flags.Contains(header.TCPFlagRst):
+			d.cancel()
+			return true
+		case flags.Contains(header.TCPFlagSyn):
+			d.repeated()
+		}
+	}
+	return t.forwarder.HandlePacket(id, pkt)
+}
+
+// handle sets up one connection.
+func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
+	d := t.begin(req.ID())
+	if d == nil {
+		req.Complete(false)
+		return
+	}
+	defer t.finish(req.ID(), d)
+
+	id := req.ID()
+	fd, l, err := t.connect(d, netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort))
+	if err != nil {
+		req.Complete(answersReset(err))
+		return
+	}
+	queue := new(waiter.Queue)
+	ep, terr := req.CreateEndpoint(queue)
+	if terr != nil {
+		l.forget(fd)
+		resetAndClose(fd)
+		req.Complete(true)
+		return
+	}
+	req.Complete(false)
+	configureEndpoint(ep)
+	// On an error, which is that the engine stops, both ends are closed.
+	_ = startRelay(l, ep, queue, fd)
+}
+
+// answersReset says whether a failed dial is answered. Silence is passed on as
+// silence, and a namespace that gave up needs no answer.
+func answersReset(err error) bool {
+	switch err {
+	case unix.ETIMEDOUT, context.Canceled, context.DeadlineExceeded, errStopped:
+		return false
+	}
+	return true
+}
+
+// configureEndpoint sets the options of the namespace's side.
+func configureEndpoint(ep tcpip.Endpoint) {
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	// These values are in range, so there is no error.
+	_ = ep.SetSockOpt(&idle)
+	_ = ep.SetSockOpt(&interval)
+	ep.SocketOptions().SetKeepAlive(true)
+	// The sender on the host's side has decided how to cut its stream.
+	ep.SocketOptions().SetDelayOption(false)
+}
+
+// connect dials the host's side of a connection that was asked for.
+func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, error) {
+	if t.dns.serves(asked) {
+		return t.connectDNS(d)
+	}
+	to, ok := t.egress.destination(asked)
+	if !ok {
+		return -1, nil, unix.ECONNREFUSED
+	}
+	return t.dialHost(d, to, dialTimeout)
+}
+
+// connectDNS dials the first upstream that accepts.
+func (t *tcpForwarder) connectDNS(d *dial) (int, *loop, error) {
+	err := error(unix.ECONNREFUSED)
+	upstreams := t.dns.source.upstreams()
+	for _, u := range upstreams {
+		var fd int
+		var l *loop
+		if fd, l, err = t.dialHost(d, u, attemptTimeout(len(upstreams))); err == nil {
+			return fd, l, nil
+		}
+		if d.ctx.Err() != nil {
+			return -1, nil, d.ctx.Err()
+		}
+	}
+	// The namespace's resolver is waiting for an answer, so silence is none.
+	return -1, nil, fmt.Errorf("no DNS upstream: %w", err)
+}
+
+// dialHost connects a new socket to an address of the host's side. The socket is
+// watched by the loop that is returned with it.
+func (t *tcpForwarder) dialHost(d *dial, to netip.AddrPort, timeout time.Duration) (int, *loop, error) {
+	fd, err := newStreamSocket(to.Addr())
+	if err != nil {
+		return -1, nil, err
+	}
+	l := t.loops[fd%len(t.loops)]
+	if err := d.connect(l, fd, to, timeout); err != nil {
+		l.forget(fd)
+		unix.Close(fd)
+		return -1, nil, err
+	}
+	return fd, l, nil
+}
+
+// begin registers a dial; it is nil when the forwarder is closed.
+func (t *tcpForwarder) begin(id stack.TransportEndpointID) *dial {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	d := newDial(t.ctx)
+	t.dials[id] = d
+	t.running.Add(1)
+	return d
+}
+
+// finish ends a dial.
+func (t *tcpForwarder) finish(id stack.TransportEndpointID, d *dial) {
+	d.cancel()
+	t.mu.Lock()
+	delete(t.dials, id)
+	t.mu.Unlock()
+	t.running.Done()
+}
+
+// close refuses what is new and cancels what is being dialled.
+func (t *tcpForwarder) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel()
+}
+
+// wait returns when the goroutines have ended; those in a handshake do so when
+// the stack is closed.
+func (t *tcpForwarder) wait() { t.running.Wait() }

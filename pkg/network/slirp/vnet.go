@@ -1,0 +1,58 @@
+package slirp
+
+import "encoding/binary"
+
+// vnetHeaderSize is the size of struct virtio_net_hdr (linux/virtio_net.h), in
+// the byte order of the machine.
+const vnetHeaderSize = 10
+
+// Values of vnetHeader (Virtual I/O Device 1.2, 5.1.6).
+const (
+	vnetNeedsChecksum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
+	vnetDataValid     = 2 // VIRTIO_NET_HDR_F_DATA_VALID
+
+	vnetSegmentNone  = 0
+	vnetSegmentTCPv4 = 1    // VIRTIO_NET_HDR_GSO_TCPV4
+	vnetSegmentTCPv6 = 4    // VIRTIO_NET_HDR_GSO_TCPV6
+	vnetSegmentUDP   = 5    // VIRTIO_NET_HDR_GSO_UDP_L4
+	vnetSegmentECN   = 0x80 // VIRTIO_NET_HDR_GSO_ECN
+)
+
+// vnetHeader says what is left to be done on a frame: a checksum to be finished
+// from checksumStart on and put checksumOffset bytes after it, and a payload to
+// be cut into segments of segmentSize. Its zero value is a complete frame.
+type vnetHeader struct {
+	flags          uint8
+	segmentType    uint8
+	headerLen      uint16
+	segmentSize    uint16
+	checksumStart  uint16
+	checksumOffset uint16
+}
+
+// parseVnetHeader reads a header.
+func parseVnetHeader(b [vnetHeaderSize]byte) vnetHeader {
+	return vnetHeader{
+		flags:          b[0],
+		segmentType:    b[1],
+		headerLen:      binary.NativeEndian.Uint16(b[2:]),
+		segmentSize:    binary.NativeEndian.Uint16(b[4:]),
+		checksumStart:  binary.NativeEndian.Uint16(b[6:]),
+		checksumOffset: binary.NativeEndian.Uint16(b[8:]),
+	}
+}
+
+// put writes the header.
+func (h vnetHeader) put(b *[vnetHeaderSize]byte) {
+	b[0], b[1] = h.flags, h.segmentType
+	binary.NativeEndian.PutUint16(b[2:], h.headerLen)
+	binary.NativeEndian.PutUint16(b[4:], h.segmentSize)
+	binary.NativeEndian.PutUint16(b[6:], h.checksumStart)
+	binary.NativeEndian.PutUint16(b[8:], h.checksumOffset)
+}
+
+// checksumTrusted says whether the kernel vouches for the transport checksum:
+// the frame never was on a wire, or it was and the checksum was right.
+func (h vnetHeader) checksumTrusted() bool {
+	return h.flags&(vnetNeedsChecksum|vnetDataValid) != 0
+}
