@@ -17,8 +17,8 @@ import (
 // hostPath is PATH in a Host.
 const hostPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
-// Host stands for the machine on which a gate runs: a mount and a network
-// namespace, directories of its own, and a user.
+// Host stands for the machine on which a gate runs: a mount, a network and a
+// host name namespace, directories of its own, and a user.
 type Host struct {
 	// User is the Host's unprivileged user.
 	User *User
@@ -61,8 +61,8 @@ func NewHost(t testing.TB) *Host {
 	if err := h.furnish(); err != nil {
 		t.Fatalf("make a Host: %v", err)
 	}
-	if h.thread, err = newThread(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
-		Skip(t, fmt.Sprintf("unshare(CLONE_NEWNS|CLONE_NEWNET): %v", err))
+	if h.thread, err = newThread(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS); err != nil {
+		Skip(t, fmt.Sprintf("unshare(CLONE_NEWNS|CLONE_NEWNET|CLONE_NEWUTS): %v", err))
 	}
 	t.Cleanup(h.thread.close)
 	if err := h.thread.do(func() error { return h.enter(bin) }); err != nil {
@@ -334,4 +334,31 @@ func (h *Host) NoTrace(t testing.TB, before Trace) {
 			}
 		}
 	}
+}
+
+// Hide makes a file of the machine disappear from the Host, until the end of the
+// test: an overlay that lacks it is laid over its directory.
+func (h *Host) Hide(t testing.TB, path string) {
+	t.Helper()
+	dir := filepath.Dir(path)
+	layers, err := os.MkdirTemp(h.Path("/srv"), "hide-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layers, layer), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := "/srv/" + filepath.Base(layers) // in the Host
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", dir, seen, seen)
+	h.Do(t, func() error {
+		if err := unix.Mount("overlay", dir, "overlay", 0, options); err != nil {
+			return fmt.Errorf("mount an overlay on %s: %w", dir, err)
+		}
+		return os.Remove(path)
+	})
+	t.Cleanup(func() {
+		_ = h.thread.do(func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
+	})
 }

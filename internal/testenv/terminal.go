@@ -121,3 +121,10 @@ func (x *Terminal) Resize(t testing.TB, rows, columns uint16) {
 		t.Fatal(err)
 	}
 }
+
+// HangUp closes the terminal, as a lost connection does: the kernel sends
+// SIGHUP to the session.
+func (x *Terminal) HangUp() {
+	x.line.Close()
+	x.keyboard.Close()
+}

@@ -1,0 +1,113 @@
+package test
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// kill sends SIGKILL to a process of the test. One that is gone needs none.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("kill(%d) would reach more than one process", pid)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+		t.Fatal(err)
+	}
+}
+
+const (
+	killRounds = 200
+
+	// longestLife is more than a gate needs from its start to its command.
+	longestLife = 120 * time.Millisecond
+)
+
+// TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart kills parent, child
+// and command in turn, each at a moment between the start of the gate and some
+// time after it is ready. All rounds use one state dir, so that each start finds
+// what the kill before it left. GATEKIT_TEST_SEED repeats a run.
+func TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("GATEKIT_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("GATEKIT_TEST_SEED=%d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	h := testenv.NewHost(t)
+	before := trace(t, h)
+	for round := range killRounds {
+		moment := time.Duration(random.Int64N(int64(longestLife)))
+		victim := victims[round%len(victims)]
+		g := launch(t, h, "--net=slirp", "--copy-up=/etc", "--publish=127.0.0.1:0:80/tcp", "sleep", "60")
+		select {
+		case <-time.After(moment):
+		case <-g.Ended():
+			t.Fatalf("round %d: the gate did not start: %v", round, g.Wait(t))
+		}
+		pid := 0
+		testenv.Until(t, "the "+victim.name, func() bool {
+			if !g.Running() {
+				t.Fatalf("round %d: the gate did not start: %v", round, g.Wait(t))
+			}
+			pid = victim.find(g)
+			return pid != 0
+		})
+		kill(t, pid)
+		if r := g.Wait(t); r.Code == 0 {
+			t.Errorf("round %d: the gate ended well though its %s was killed after %v: %v", round, victim.name, moment, r)
+		}
+		h.NoProcesses(t)
+		if t.Failed() {
+			t.Fatalf("round %d: %s killed after %v", round, victim.name, moment)
+		}
+	}
+	g := startGate(t, h, "--net=slirp", "sleep", "60")
+	g.Signal(os.Interrupt)
+	g.Wait(t)
+	h.NoTrace(t, ignoreStateDir(g, before, h.Trace(t)))
+}
+
+// victims are the processes of a gate. find returns a process id, or 0 while
+// the process is not there.
+var victims = []struct {
+	name string
+	find func(g *gate) int
+}{
+	{"parent", func(g *gate) int { return g.PID() }},
+	{"child", childOf},
+	{"command", func(g *gate) int {
+		if child := childOf(g); child != 0 {
+			return firstChild(child, func(name string) bool { return name == "sleep" })
+		}
+		return 0
+	}},
+}
+
+// childOf is the gate's child. While it starts, the parent has the helpers that
+// map its ids as further children.
+func childOf(g *gate) int {
+	return firstChild(g.PID(), func(name string) bool { return name != "newuidmap" && name != "newgidmap" })
+}
+
+// firstChild is the first child of a process whose name is accepted, or 0.
+func firstChild(parent int, accept func(name string) bool) int {
+	for _, pid := range testenv.Children(parent) {
+		comm, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+		if err == nil && accept(strings.TrimSpace(string(comm))) {
+			return pid
+		}
+	}
+	return 0
+}

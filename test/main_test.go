@@ -1,0 +1,24 @@
+// Package test holds the integration tests: they run the built binaries as an
+// unprivileged user, on Hosts made of namespaces (internal/testenv), and look at
+// what the user would see. Each sentence of what the gate promises has a test
+// here that fails without it. Unit tests are with the code they test.
+//
+//	identity_test.go    ids, groups, capabilities, descriptors
+//	namespaces_test.go  namespaces, propagation, /sys, cgroups
+//	copyup_test.go      directories made writable
+//	files_test.go       resolv.conf, hosts, state dir, environment
+//	signals_test.go     signals, exit codes
+//	terminal_test.go    terminals and job control
+//	process_test.go     reaping, death of the tree, activation, notification
+//	badinput_test.go    wrong usage
+//	badhost_test.go     hosts that cannot run a gate
+//	kill_test.go        SIGKILL at random moments
+package test
+
+import (
+	"testing"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }

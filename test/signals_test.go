@@ -1,0 +1,148 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// forwardedSignals are all that a process can be sent and catch, but for the
+// three that the gate keeps, with the first, a middle and the last of the
+// real-time signals (32 and 33 are the C library's own).
+func forwardedSignals() []syscall.Signal {
+	var out []syscall.Signal
+	for s := syscall.Signal(1); s < 32; s++ {
+		switch s {
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG:
+		default:
+			out = append(out, s)
+		}
+	}
+	return append(out, 34, 42, 64)
+}
+
+// reportSignals is a command that writes "got N" for each signal N it gets. It
+// reads a pipe that nobody writes, so it has no children and gets no SIGCHLD of
+// its own.
+const reportSignals = `
+	n=1; while [ $n -le 64 ]; do case $n in 9|19|32|33) ;; *) trap "echo got $n" $n ;; esac; n=$((n+1)); done
+	echo ready; while :; do read line; done`
+
+// startSignalReporter starts a gate whose command is reportSignals.
+func startSignalReporter(t *testing.T, h *testenv.Host, flags ...string) *gate {
+	t.Helper()
+	cmd := h.Command("gatekit", append(append([]string{"--state-dir=" + h.User.RuntimeDir + "/gate"}, flags...), "sh", "-c", reportSignals)...)
+	idle, silent, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { idle.Close(); silent.Close() })
+	cmd.Stdin = idle
+	g := &gate{host: h, stateDir: h.User.RuntimeDir + "/gate", Process: h.Start(t, cmd)}
+	g.awaitOutput(t, "ready\n")
+	return g
+}
+
+var processFlags = map[string][]string{
+	"plain":         {},
+	"pid namespace": {"--pidns"},
+	"reaper":        {"--reaper=true"},
+	"network":       {"--net=slirp"},
+}
+
+func TestSignalsReachTheCommandOnce(t *testing.T) {
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			h := testenv.NewHost(t)
+			g := startSignalReporter(t, h, flags...)
+			want := "ready\n"
+			for _, sig := range forwardedSignals() {
+				g.Signal(sig)
+				want += fmt.Sprintf("got %d\n", sig)
+				g.awaitOutput(t, fmt.Sprintf("got %d\n", sig))
+			}
+			if got := g.Stdout(); got != want {
+				t.Errorf("the command got\n%s\nwant each signal once, in order", strings.ReplaceAll(got, "\n", " "))
+			}
+		})
+	}
+}
+
+func TestThreeSignalsStayWithTheGate(t *testing.T) {
+	h := testenv.NewHost(t)
+	g := startSignalReporter(t, h)
+	for _, sig := range []syscall.Signal{unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG} {
+		g.Signal(sig)
+	}
+	g.Signal(unix.SIGUSR1) // comes after what was sent before
+	g.awaitOutput(t, fmt.Sprintf("got %d\n", unix.SIGUSR1))
+	if got, want := g.Stdout(), fmt.Sprintf("ready\ngot %d\n", unix.SIGUSR1); got != want {
+		t.Errorf("the command got %q, want %q", got, want)
+	}
+}
+
+func TestABurstOfSignalsArrives(t *testing.T) {
+	h := testenv.NewHost(t)
+	g := startSignalReporter(t, h)
+	sigs := []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGALRM}
+	for _, sig := range sigs {
+		g.Signal(sig)
+	}
+	for _, sig := range sigs {
+		g.awaitOutput(t, fmt.Sprintf("got %d\n", sig))
+	}
+}
+
+func TestASignalDuringTheStartEndsTheGate(t *testing.T) {
+	h := testenv.NewHost(t)
+	before := trace(t, h)
+	for range 10 {
+		g := h.Start(t, h.Command("gatekit", "--net=slirp", "sleep", "60"))
+		// The child is there; the command may be or not.
+		testenv.Until(t, "the child", func() bool { return len(testenv.Children(g.PID())) > 0 || !g.Running() })
+		g.Signal(unix.SIGTERM)
+		if r := g.Wait(t); r.Code == 0 {
+			t.Errorf("ended by SIGTERM: %v", r)
+		}
+		h.NoTrace(t, before)
+	}
+}
+
+func TestTheExitCodeIsTheCommands(t *testing.T) {
+	h := testenv.NewHost(t)
+	for code := range 256 {
+		if r := runGate(t, h, "--single-id", "sh", "-c", "exit "+strconv.Itoa(code)); r.Code != code {
+			t.Errorf("exit %d: %v", code, r)
+		}
+	}
+	for name, flags := range processFlags {
+		for _, code := range []int{0, 1, 2, 125, 126, 127, 128, 137, 255} {
+			r := runGate(t, h, append(flags, "sh", "-c", "exit "+strconv.Itoa(code))...)
+			if r.Code != code || r.Stderr != "" {
+				t.Errorf("%s: exit %d: %v", name, code, r)
+			}
+		}
+	}
+}
+
+func TestASignalThatEndsTheCommandShowsInTheExitCode(t *testing.T) {
+	h := testenv.NewHost(t)
+	for name, flags := range processFlags {
+		for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGKILL, unix.SIGSEGV, unix.SIGPIPE, unix.SIGTERM, 64} {
+			script := fmt.Sprintf("ulimit -c 0; kill -%d $$", sig)
+			if r := runGate(t, h, append(flags, "sh", "-c", script)...); r.Code != 128+int(sig) {
+				t.Errorf("%s: ended by %v: %v, want exit code %d", name, sig, r, 128+int(sig))
+			}
+			if r := h.Run(t, h.Command("rootlesskit", append(flags, "sh", "-c", script)...)); r.Code != 255 {
+				t.Errorf("rootlesskit, %s: ended by %v: %v, want exit code 255", name, sig, r)
+			}
+		}
+	}
+}
