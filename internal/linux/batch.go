@@ -1,0 +1,211 @@
+package linux
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Endpoint is the other end of a datagram: an address, a port and, for
+// link-local IPv6, the interface that the address is on. It is comparable and
+// making one allocates nothing.
+type Endpoint struct {
+	Addr  netip.Addr // without a zone
+	Port  uint16
+	Scope uint32 // an interface index; 0 for none
+}
+
+// Arrival says where a datagram came from and, on a socket that asks for it
+// (BindUDP), to which of the host's addresses. It is comparable.
+type Arrival struct {
+	Peer  Endpoint
+	Local Endpoint // no port; no address where the socket does not ask
+}
+
+// Batch receives datagrams with one call and sends them on, out of the same
+// memory, with another (recvmmsg(2), sendmmsg(2)). It is for one goroutine.
+// Nothing is allocated after NewBatch.
+type Batch struct {
+	headers  []mmsghdr
+	iovs     []unix.Iovec
+	names    [][unix.SizeofSockaddrInet6]byte
+	controls []control
+	buffer   []byte
+	size     int
+
+	// to and from are what all datagrams of one Send have in common.
+	to   [unix.SizeofSockaddrInet6]byte
+	from control
+}
+
+// control holds one control message, of which an in6_pktinfo is the largest.
+type control struct {
+	unix.Cmsghdr
+	data [24]byte
+}
+
+// NewBatch makes room for n datagrams of up to size bytes.
+func NewBatch(n, size int) *Batch {
+	b := &Batch{
+		headers:  make([]mmsghdr, n),
+		iovs:     make([]unix.Iovec, n),
+		names:    make([][unix.SizeofSockaddrInet6]byte, n),
+		controls: make([]control, n),
+		buffer:   make([]byte, n*size),
+		size:     size,
+	}
+	for i := range b.headers {
+		b.iovs[i].Base = &b.buffer[i*size]
+		b.headers[i].hdr.Iov = &b.iovs[i]
+		b.headers[i].hdr.SetIovlen(1)
+	}
+	return b
+}
+
+// Receive takes as many datagrams as are queued at fd and there is room for,
+// without waiting, and returns how many.
+func (b *Batch) Receive(fd int) (int, error) {
+	for i := range b.headers {
+		h := &b.headers[i].hdr
+		b.iovs[i].SetLen(b.size)
+		h.Name, h.Namelen = &b.names[i][0], unix.SizeofSockaddrInet6
+		h.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
+		h.SetControllen(int(unsafe.Sizeof(control{})))
+		b.controls[i].Cmsghdr = unix.Cmsghdr{}
+	}
+	return b.call(unix.SYS_RECVMMSG, fd, b.headers)
+}
+
+// Data is the payload of datagram i of the last Receive, valid until the next.
+func (b *Batch) Data(i int) []byte {
+	return b.buffer[i*b.size:][:b.headers[i].len]
+}
+
+// Arrival says where datagram i of the last Receive came from. It is to be asked
+// before the datagram is sent on.
+func (b *Batch) Arrival(i int) Arrival {
+	a := Arrival{Peer: decodeEndpoint(&b.names[i])}
+	c := &b.controls[i]
+	switch {
+	case c.Level == unix.SOL_IP && c.Type == unix.IP_PKTINFO:
+		// ipi_spec_dst: the local address to answer from, also where the
+		// datagram was sent to a broadcast address.
+		a.Local.Addr = netip.AddrFrom4([4]byte(c.data[4:8]))
+	case c.Level == unix.SOL_IPV6 && c.Type == unix.IPV6_PKTINFO:
+		a.Local.Addr = netip.AddrFrom16([16]byte(c.data[:16]))
+		if a.Local.Addr.IsMulticast() { // not an address to answer from
+			a.Local.Addr = netip.IPv6Unspecified()
+		}
+		if a.Peer.Addr.IsLinkLocalUnicast() {
+			a.Local.Scope = binary.NativeEndian.Uint32(c.data[16:20])
+		}
+	}
+	return a
+}
+
+// Send sends the datagrams first to last-1 of the last Receive on fd, which is
+// connected, and returns how many went before the error.
+func (b *Batch) Send(fd, first, last int) (int, error) {
+	for i := first; i < last; i++ {
+		h := &b.headers[i].hdr
+		h.Name, h.Namelen = nil, 0
+		h.Control = nil
+		h.SetControllen(0)
+	}
+	return b.send(fd, first, last)
+}
+
+// Answer sends the datagrams first to last-1 of the last Receive on fd to where
+// a came from, and from the address that it was sent to.
+func (b *Batch) Answer(fd, first, last int, a Arrival) (int, error) {
+	length := encodeEndpoint(&b.to, a.Peer)
+	controlLen := b.from.encode(a.Local)
+	for i := first; i < last; i++ {
+		h := &b.headers[i].hdr
+		h.Name, h.Namelen = &b.to[0], length
+		h.Control = nil
+		if controlLen > 0 {
+			h.Control = (*byte)(unsafe.Pointer(&b.from))
+		}
+		h.SetControllen(controlLen)
+	}
+	return b.send(fd, first, last)
+}
+
+// send cuts the buffers of the datagrams to what they hold and sends them.
+func (b *Batch) send(fd, first, last int) (int, error) {
+	for i := first; i < last; i++ {
+		b.iovs[i].SetLen(int(b.headers[i].len))
+	}
+	return b.call(unix.SYS_SENDMMSG, fd, b.headers[first:last])
+}
+
+func (b *Batch) call(number uintptr, fd int, headers []mmsghdr) (int, error) {
+	for {
+		n, _, errno := unix.Syscall6(number, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(headers))),
+			uintptr(len(headers)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		runtime.KeepAlive(b)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// encode makes c the packet information that chooses the source address, and
+// returns its length; 0 where there is nothing to choose.
+func (c *control) encode(local Endpoint) int {
+	c.data = [24]byte{}
+	switch {
+	case !local.Addr.IsValid():
+		return 0
+	case local.Addr.Is4():
+		c.Level, c.Type = unix.SOL_IP, unix.IP_PKTINFO
+		c.SetLen(unix.CmsgLen(unix.SizeofInet4Pktinfo))
+		addr := local.Addr.As4()
+		copy(c.data[4:8], addr[:])
+		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
+	default:
+		c.Level, c.Type = unix.SOL_IPV6, unix.IPV6_PKTINFO
+		c.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
+		addr := local.Addr.As16()
+		copy(c.data[:16], addr[:])
+		binary.NativeEndian.PutUint32(c.data[16:20], local.Scope)
+		return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+	}
+}
+
+// encodeEndpoint writes a sockaddr_in or sockaddr_in6 and returns its length.
+func encodeEndpoint(to *[unix.SizeofSockaddrInet6]byte, e Endpoint) uint32 {
+	*to = [unix.SizeofSockaddrInet6]byte{}
+	binary.BigEndian.PutUint16(to[2:], e.Port)
+	if e.Addr.Is4() {
+		binary.NativeEndian.PutUint16(to[:], unix.AF_INET)
+		addr := e.Addr.As4()
+		copy(to[4:], addr[:])
+		return unix.SizeofSockaddrInet4
+	}
+	binary.NativeEndian.PutUint16(to[:], unix.AF_INET6)
+	addr := e.Addr.As16()
+	copy(to[8:], addr[:])
+	binary.NativeEndian.PutUint32(to[24:], e.Scope)
+	return unix.SizeofSockaddrInet6
+}
+
+func decodeEndpoint(from *[unix.SizeofSockaddrInet6]byte) Endpoint {
+	port := binary.BigEndian.Uint16(from[2:])
+	if binary.NativeEndian.Uint16(from[:]) == unix.AF_INET {
+		return Endpoint{Addr: netip.AddrFrom4([4]byte(from[4:8])), Port: port}
+	}
+	return Endpoint{
+		Addr:  netip.AddrFrom16([16]byte(from[8:24])),
+		Port:  port,
+		Scope: binary.NativeEndian.Uint32(from[24:]),
+	}
+}

@@ -1,0 +1,141 @@
+package linux
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Epoll waits for many descriptors with one goroutine and no thread: the epoll
+// instance is itself a descriptor that Go's poller waits for. A thousand idle
+// sockets cost a thousand entries in the kernel and nothing here.
+//
+// Descriptors are level-triggered: one that stays ready is reported again.
+// A descriptor leaves the set when it is deleted or when it is closed, provided
+// that no duplicate of it is open.
+//
+// Wait is for one goroutine; the other methods are for any.
+type Epoll struct {
+	file *os.File
+	raw  syscall.RawConn
+	wake int // an eventfd
+}
+
+// Ready is a descriptor that is ready, by the token it was added with.
+type Ready struct {
+	Token  uint64
+	Events uint32 // unix.EPOLLIN, EPOLLERR ...
+}
+
+// wakeToken is the eventfd's own; callers' tokens are smaller.
+const wakeToken = ^uint64(0)
+
+// NewEpoll makes an empty set.
+func NewEpoll() (*Epoll, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("eventfd2", err)
+	}
+	e := &Epoll{file: os.NewFile(uintptr(fd), "epoll"), wake: wake}
+	if e.raw, err = e.file.SyscallConn(); err == nil {
+		err = e.Add(wake, wakeToken, unix.EPOLLIN)
+	}
+	if err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// Add puts fd into the set. Its events are reported with the token.
+func (e *Epoll) Add(fd int, token uint64, events uint32) error {
+	return e.ctl(unix.EPOLL_CTL_ADD, fd, token, events)
+}
+
+// Modify changes the events that are waited for; 0 waits for none but errors.
+func (e *Epoll) Modify(fd int, token uint64, events uint32) error {
+	return e.ctl(unix.EPOLL_CTL_MOD, fd, token, events)
+}
+
+// Delete takes fd out of the set.
+func (e *Epoll) Delete(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0) }
+
+func (e *Epoll) ctl(op, fd int, token uint64, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
+	var err error
+	if cerr := e.raw.Control(func(efd uintptr) { err = unix.EpollCtl(int(efd), op, fd, &ev) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("epoll_ctl", err)
+}
+
+// Wait fills ready with what is ready and returns how many there are. It returns
+// 0 and no error when Wake was called or the deadline has passed.
+func (e *Epoll) Wait(ready []Ready) (int, error) {
+	var (
+		events [64]unix.EpollEvent
+		n      int
+		err    error
+	)
+	space := events[:min(len(events), len(ready))]
+	// The set is asked without waiting until it says that nothing is ready;
+	// only then does Go's edge-triggered poller wait for its next change.
+	rerr := e.raw.Read(func(efd uintptr) bool {
+		err = retry(func() (err error) {
+			n, err = unix.EpollWait(int(efd), space, 0)
+			return err
+		})
+		return err != nil || n > 0
+	})
+	if errors.Is(rerr, os.ErrDeadlineExceeded) {
+		return 0, nil
+	}
+	if rerr != nil {
+		return 0, rerr
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("epoll_wait", err)
+	}
+	count := 0
+	for _, ev := range space[:n] {
+		token := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
+		if token == wakeToken {
+			var drain [8]byte
+			_, _ = unix.Read(e.wake, drain[:])
+			continue
+		}
+		ready[count] = Ready{Token: token, Events: ev.Events}
+		count++
+	}
+	return count, nil
+}
+
+// SetDeadline makes Wait return at t; the zero time takes the deadline away.
+func (e *Epoll) SetDeadline(t time.Time) error { return e.file.SetReadDeadline(t) }
+
+// Wake makes the present or the next Wait return.
+func (e *Epoll) Wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	// Fails only when the counter is full, and then a wake-up is due anyway.
+	_, _ = unix.Write(e.wake, one[:])
+}
+
+// Close ends the set. Nothing may be called after it.
+func (e *Epoll) Close() error {
+	unix.Close(e.wake)
+	return e.file.Close()
+}

@@ -1,0 +1,233 @@
+package linux
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sockets of the internet families, for code that multiplexes many of them
+// with Epoll and so cannot use package net. Descriptors made here are
+// non-blocking and closed on exec; the caller owns them.
+
+// KeepAlive is when a silent TCP connection is probed and given up (tcp(7)).
+type KeepAlive struct {
+	Idle     time.Duration // silence before the first probe, in whole seconds
+	Interval time.Duration // between probes, in whole seconds
+	Count    int           // unanswered probes before the connection is reset
+}
+
+// ListenTCP listens on at. Accepted connections inherit keepAlive and
+// TCP_NODELAY, which saves the calls for each. An IPv6 listener takes no IPv4.
+// The call that failed, "socket", "bind" or "listen", is in the error.
+func ListenTCP(at netip.AddrPort, backlog int, keepAlive KeepAlive) (int, error) {
+	return openInet(at, unix.SOCK_STREAM, func(fd int, sa unix.Sockaddr) error {
+		if err := setInts(fd, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
+			return err
+		}
+		if err := TuneTCP(fd, keepAlive); err != nil {
+			return err
+		}
+		if err := unix.Bind(fd, sa); err != nil {
+			return os.NewSyscallError("bind", err)
+		}
+		return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+	})
+}
+
+// BindUDP binds a datagram socket to at. On an unspecified address it asks for
+// the address that each datagram was sent to (IP_PKTINFO, ip(7);
+// IPV6_RECVPKTINFO, RFC 3542). An IPv6 socket takes no IPv4.
+func BindUDP(at netip.AddrPort) (int, error) {
+	return openInet(at, unix.SOCK_DGRAM, func(fd int, sa unix.Sockaddr) error {
+		if at.Addr().IsUnspecified() {
+			pktinfo := sockopt{unix.SOL_IP, unix.IP_PKTINFO, 1}
+			if at.Addr().Is6() {
+				pktinfo = sockopt{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
+			}
+			if err := setInts(fd, pktinfo); err != nil {
+				return err
+			}
+		}
+		return os.NewSyscallError("bind", unix.Bind(fd, sa))
+	})
+}
+
+// openInet makes a socket of at's family and lets bind name it.
+func openInet(at netip.AddrPort, typ int, bind func(int, unix.Sockaddr) error) (int, error) {
+	domain := unix.AF_INET
+	if at.Addr().Is6() {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	var sa unix.Sockaddr
+	if domain == unix.AF_INET6 {
+		err = setInts(fd, sockopt{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
+	}
+	if err == nil {
+		sa, err = scopedSockaddr(fd, at)
+	}
+	if err == nil {
+		err = bind(fd, sa)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// TuneTCP sets TCP_NODELAY and keepAlive on a TCP socket.
+func TuneTCP(fd int, keepAlive KeepAlive) error {
+	return setInts(fd,
+		sockopt{unix.SOL_TCP, unix.TCP_NODELAY, 1},
+		sockopt{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		sockopt{unix.SOL_TCP, unix.TCP_KEEPIDLE, seconds(keepAlive.Idle)},
+		sockopt{unix.SOL_TCP, unix.TCP_KEEPINTVL, seconds(keepAlive.Interval)},
+		sockopt{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAlive.Count})
+}
+
+func seconds(d time.Duration) int { return max(1, int(d/time.Second)) }
+
+// SetBuffers asks for size bytes of send and receive buffer. The kernel grants
+// less where net.core.rmem_max or wmem_max say so, which is no error.
+func SetBuffers(fd, size int) error {
+	return setInts(fd,
+		sockopt{unix.SOL_SOCKET, unix.SO_RCVBUF, size},
+		sockopt{unix.SOL_SOCKET, unix.SO_SNDBUF, size})
+}
+
+type sockopt struct{ level, name, value int }
+
+func setInts(fd int, options ...sockopt) error {
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	return nil
+}
+
+// Accept takes a connection off a listener's queue. It does not wait: EAGAIN
+// says that there is none.
+func Accept(fd int) (conn int, err error) {
+	err = retry(func() (err error) {
+		conn, _, err = unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		return err
+	})
+	if err != nil {
+		return -1, os.NewSyscallError("accept4", err)
+	}
+	return conn, nil
+}
+
+// Connect starts to connect fd. It does not wait: EINPROGRESS says that the
+// outcome is told by Connected once fd is writable.
+func Connect(fd int, to netip.AddrPort) error {
+	sa, err := scopedSockaddr(fd, to)
+	if err != nil {
+		return err
+	}
+	err = unix.Connect(fd, sa)
+	if err == unix.EINTR { // it goes on by itself
+		err = unix.EINPROGRESS
+	}
+	return os.NewSyscallError("connect", err)
+}
+
+// Connected tells what came of Connect: nil, the error, or EINPROGRESS while
+// there is no outcome yet.
+func Connected(fd int) error {
+	if err := SocketError(fd); err != nil {
+		return os.NewSyscallError("connect", err)
+	}
+	if _, err := unix.Getpeername(fd); err != nil {
+		return os.NewSyscallError("connect", unix.EINPROGRESS)
+	}
+	return nil
+}
+
+// SocketError takes the pending error off a socket; nil means there was none.
+func SocketError(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	if code != 0 {
+		return unix.Errno(code)
+	}
+	return nil
+}
+
+// Closed reports whether a TCP socket's connection has ended, by a reset or
+// because the peer is gone, so that neither side can send any more.
+func Closed(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+	return err == nil && info.State == tcpClose
+}
+
+// tcpClose is TCP_CLOSE of the kernel's include/net/tcp_states.h.
+const tcpClose = 7
+
+// Unsent is how many bytes of a TCP socket's send queue the peer has not
+// acknowledged yet (SIOCOUTQ, tcp(7)).
+func Unsent(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	return n, os.NewSyscallError("ioctl SIOCOUTQ", err)
+}
+
+// ResetOnClose makes the close of a TCP socket send a reset, and drop what has
+// not been sent.
+func ResetOnClose(fd int) error {
+	err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return os.NewSyscallError("setsockopt SO_LINGER", err)
+}
+
+// LocalPort returns the port that a socket is bound to.
+func LocalPort(fd int) (int, error) {
+	sa, err := unix.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return sa.Port, nil
+	case *unix.SockaddrInet6:
+		return sa.Port, nil
+	}
+	if err == nil {
+		err = unix.EAFNOSUPPORT
+	}
+	return 0, os.NewSyscallError("getsockname", err)
+}
+
+// scopedSockaddr converts to for fd, in whose network namespace the interface that a
+// zone names is looked up.
+func scopedSockaddr(fd int, to netip.AddrPort) (unix.Sockaddr, error) {
+	addr := to.Addr()
+	if addr.Is4() {
+		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: addr.As4()}, nil
+	}
+	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: addr.As16()}
+	zone := addr.Zone()
+	if zone == "" {
+		return sa, nil
+	}
+	if index, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		sa.ZoneId = uint32(index)
+		return sa, nil
+	}
+	ifr, err := unix.NewIfreq(zone)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", zone, os.NewSyscallError("ioctl SIOCGIFINDEX", err))
+	}
+	sa.ZoneId = ifr.Uint32()
+	return sa, nil
+}

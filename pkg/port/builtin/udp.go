@@ -1,0 +1,400 @@
+package builtin
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// The exchange passes datagrams between all UDP sockets of the host and the
+// flows' sockets in the namespace, in one loop.
+//
+// A round takes up to a batch of datagrams from each socket that is ready.
+// Runs of datagrams of one flow go out with one call. Nothing is allocated and
+// nothing waits: what a full queue does not take is dropped, as on any network.
+// The batch's memory is there only while there are flows.
+//
+// A service that is not there refuses (ICMP port unreachable, which a connected
+// socket reports as ECONNREFUSED). The flow lives on, for the service may start;
+// where the spec leaves the family open, the flow tries the other one.
+
+// Limits of the exchange.
+const (
+	batchLength  = 32          // datagrams taken at once
+	datagramSize = 64 << 10    // bytes, more than any datagram holds
+	maxWaiting   = 256         // flows that wait for a socket at one time
+	maxPending   = 8           // datagrams that such a flow keeps
+	turnSpan     = time.Second // between two changes of a flow's target
+)
+
+// hostSocket is a bound UDP socket of a forward, owned by the exchange's loop.
+type hostSocket struct {
+	fd      int
+	family  port.Families
+	forward *forward
+	token   uint64
+	flows   map[linux.Arrival]*flow // nil while there are none
+}
+
+type exchange struct {
+	driver *Driver
+	loop   *loop
+
+	// All below belongs to the loop.
+	sockets map[*hostSocket]struct{}
+	batch   *linux.Batch // nil while there are no flows
+	flows   int
+	waiting int
+	ages    flowAges
+}
+
+func newExchange(d *Driver) (*exchange, error) {
+	l, err := newLoop()
+	if err != nil {
+		return nil, err
+	}
+	return &exchange{
+		driver:  d,
+		loop:    l,
+		sockets: map[*hostSocket]struct{}{},
+		ages:    newFlowAges(ofAll),
+	}, nil
+}
+
+// run serves until the loop is stopped, and closes all sockets then.
+func (x *exchange) run() error {
+	defer x.loop.close()
+	err := x.loop.run(x.expire)
+	for s := range x.sockets {
+		x.closeSocket(s)
+	}
+	return err
+}
+
+// add takes over the UDP sockets of forwards. They are the exchange's from here
+// on, also when it fails.
+func (x *exchange) add(forwards []*forward) error {
+	var err error
+	if !x.loop.do(func() {
+		for _, fw := range forwards {
+			for _, s := range fw.sockets {
+				x.sockets[s] = struct{}{}
+				if err == nil {
+					s.token, err = x.loop.watch(s.fd, unix.EPOLLIN, func(uint32) { x.fromClients(s) })
+				}
+			}
+		}
+	}) {
+		for _, fw := range forwards {
+			for _, s := range fw.sockets {
+				unix.Close(s.fd)
+			}
+		}
+		return errNotRunning
+	}
+	return err
+}
+
+// remove closes the UDP sockets of forwards, and their flows.
+func (x *exchange) remove(forwards []*forward) {
+	x.loop.do(func() {
+		for _, fw := range forwards {
+			for _, s := range fw.sockets {
+				x.closeSocket(s)
+			}
+		}
+	})
+}
+
+func (x *exchange) closeSocket(s *hostSocket) {
+	if _, ok := x.sockets[s]; !ok {
+		return
+	}
+	delete(x.sockets, s)
+	for _, f := range s.flows {
+		x.closeFlow(f)
+	}
+	x.loop.unwatch(s.fd, s.token)
+	unix.Close(s.fd)
+}
+
+// fromClients takes what clients have sent to s.
+func (x *exchange) fromClients(s *hostSocket) {
+	if x.batch == nil {
+		x.batch = linux.NewBatch(batchLength, datagramSize)
+	}
+	n, err := x.batch.Receive(s.fd)
+	if err != nil {
+		return // nothing there after all, or an error that belongs to one datagram
+	}
+	for first := 0; first < n; {
+		arrival := x.batch.Arrival(first)
+		last := first + 1
+		for last < n && x.batch.Arrival(last) == arrival {
+			last++
+		}
+		if f := x.flowFor(s, arrival); f != nil {
+			x.toService(f, first, last)
+		} else {
+			x.driver.count.dropped.Add(int64(last - first))
+		}
+		first = last
+	}
+	x.rest()
+}
+
+// rest frees the batch when there are no flows.
+func (x *exchange) rest() {
+	if x.flows == 0 {
+		x.batch = nil
+	}
+}
+
+// flowFor returns the flow that a datagram belongs to, and makes it if need be.
+// It returns nil when no flow can be had.
+func (x *exchange) flowFor(s *hostSocket, arrival linux.Arrival) *flow {
+	f := s.flows[arrival]
+	if f == nil {
+		x.makeRoom(s)
+		f = &flow{socket: s, arrival: arrival, targets: s.forward.status.Spec.Targets(s.family), fd: -1, used: x.loop.now}
+		if s.flows == nil {
+			s.flows = map[linux.Arrival]*flow{}
+		}
+		s.flows[arrival] = f
+		x.ages.list(f).append(f)
+		s.forward.ages.list(f).append(f)
+		x.flows++
+		s.forward.flows++
+		x.driver.count.flows.Add(1)
+		x.open(f)
+		if f.closed {
+			return nil
+		}
+		return f
+	}
+	lasting := f.lasting || f.answered
+	x.touch(f, lasting)
+	return f
+}
+
+// touch notes that f was used, and that it is lasting.
+func (x *exchange) touch(f *flow, lasting bool) {
+	for _, ages := range [...]*flowAges{&x.ages, &f.socket.forward.ages} {
+		ages.list(f).remove(f)
+	}
+	f.lasting, f.used = lasting, x.loop.now
+	for _, ages := range [...]*flowAges{&x.ages, &f.socket.forward.ages} {
+		ages.list(f).append(f)
+	}
+}
+
+// makeRoom closes the least recently used flows while there are too many for
+// one more.
+func (x *exchange) makeRoom(s *hostSocket) {
+	for s.forward.flows >= x.driver.opts.MaxFlowsPerForward {
+		x.driver.count.flowsEvicted.Add(1)
+		x.closeFlow(s.forward.ages.oldest())
+	}
+	for x.flows >= x.driver.opts.MaxFlows {
+		x.driver.count.flowsEvicted.Add(1)
+		x.closeFlow(x.ages.oldest())
+	}
+}
+
+// open gives f a socket of the namespace, now or when one comes.
+func (x *exchange) open(f *flow) {
+	k := kindFor(f.targets[0].Addr().Is6(), unix.SOCK_DGRAM)
+	if file, ok := x.driver.pool.try(k); ok {
+		fd, err := detachFile(file)
+		x.opened(f, fd, err)
+		return
+	}
+	if x.waiting >= maxWaiting {
+		x.closeFlow(f)
+		return
+	}
+	x.waiting++
+	x.driver.wg.Go(func() {
+		fd := -1
+		file, err := x.driver.pool.take(x.driver.ctx, k)
+		if err == nil {
+			fd, err = detachFile(file)
+		}
+		if !x.loop.post(func() {
+			x.waiting--
+			x.opened(f, fd, err)
+			x.rest()
+		}) && fd >= 0 {
+			unix.Close(fd)
+		}
+	})
+}
+
+// opened connects the socket that came for f, and sends what f has kept.
+func (x *exchange) opened(f *flow, fd int, err error) {
+	if f.closed { // closed in the meantime
+		if err == nil {
+			unix.Close(fd)
+		}
+		return
+	}
+	if err == nil {
+		if err = linux.Connect(fd, f.targets[0]); err == nil {
+			f.token, err = x.loop.watch(fd, unix.EPOLLIN, func(uint32) { x.fromService(f) })
+		}
+		if err != nil {
+			unix.Close(fd)
+		}
+	}
+	if err != nil {
+		x.driver.log.warn("cannot reach the service; datagrams are dropped",
+			"forward", f.socket.forward.status.ID, "spec", f.socket.forward.status.Spec, "error", err)
+		x.driver.count.dropped.Add(int64(len(f.pending)))
+		f.pending = nil
+		if !x.turn(f) {
+			x.closeFlow(f)
+		}
+		return
+	}
+	f.fd = fd
+	pending := f.pending
+	f.pending = nil
+	for _, data := range pending {
+		if _, err := unix.SendmsgN(fd, data, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+			x.driver.count.dropped.Add(1)
+		}
+	}
+}
+
+// turn lets f try the loopback of the other family, unless it has just done so
+// or has no other. It reports whether it does.
+func (x *exchange) turn(f *flow) bool {
+	if len(f.targets) < 2 || f.answered || x.loop.now.Sub(f.turned) < turnSpan {
+		return false
+	}
+	f.turned = x.loop.now
+	f.targets[0], f.targets[1] = f.targets[1], f.targets[0]
+	x.closeFD(f)
+	x.open(f)
+	return !f.closed
+}
+
+// toService sends the datagrams first to last-1 of the batch to f's service.
+func (x *exchange) toService(f *flow, first, last int) {
+	for tries := 0; first < last; {
+		if f.closed {
+			x.driver.count.dropped.Add(int64(last - first))
+			return
+		}
+		if f.fd < 0 {
+			x.keep(f, first, last)
+			return
+		}
+		n, err := x.batch.Send(f.fd, first, last)
+		if err == nil && !f.answered && len(f.targets) > 1 && errors.Is(linux.SocketError(f.fd), unix.ECONNREFUSED) && x.turn(f) {
+			continue // all of them again, to the other family
+		}
+		first += n
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.ECONNREFUSED) && tries == 0:
+			// The answer to an earlier datagram; nothing was sent.
+			tries++
+			x.turn(f)
+		default:
+			x.driver.count.dropped.Add(1)
+			first++
+		}
+	}
+}
+
+// keep copies datagrams that have to wait.
+func (x *exchange) keep(f *flow, first, last int) {
+	for i := first; i < last; i++ {
+		if len(f.pending) == maxPending {
+			x.driver.count.dropped.Add(int64(last - i))
+			return
+		}
+		f.pending = append(f.pending, slices.Clone(x.batch.Data(i)))
+	}
+}
+
+// fromService takes what the service has sent to f's client.
+func (x *exchange) fromService(f *flow) {
+	n, err := x.batch.Receive(f.fd)
+	if err != nil {
+		if errors.Is(err, unix.ECONNREFUSED) {
+			x.turn(f)
+		}
+		return
+	}
+	f.answered = true
+	x.touch(f, f.lasting)
+	for first := 0; first < n; {
+		sent, err := x.batch.Answer(f.socket.fd, first, n, f.arrival)
+		first += sent
+		if err != nil {
+			x.driver.count.dropped.Add(1)
+			first++
+		}
+	}
+}
+
+// closeFlow ends f.
+func (x *exchange) closeFlow(f *flow) {
+	f.closed = true
+	x.closeFD(f)
+	x.driver.count.dropped.Add(int64(len(f.pending)))
+	f.pending = nil
+	delete(f.socket.flows, f.arrival)
+	if len(f.socket.flows) == 0 {
+		f.socket.flows = nil
+	}
+	x.ages.list(f).remove(f)
+	f.socket.forward.ages.list(f).remove(f)
+	x.flows--
+	f.socket.forward.flows--
+	x.driver.count.flows.Add(-1)
+}
+
+func (x *exchange) closeFD(f *flow) {
+	if f.fd < 0 {
+		return
+	}
+	x.loop.unwatch(f.fd, f.token)
+	unix.Close(f.fd)
+	f.fd = -1
+}
+
+// expire closes the flows that have been silent for their time, and returns
+// when the next one will have been.
+func (x *exchange) expire(now time.Time) (next time.Time) {
+	timeout := x.driver.opts.FlowTimeout
+	brief := x.expireList(&x.ages.brief, now.Add(-timeout/4))
+	lasting := x.expireList(&x.ages.lasting, now.Add(-timeout))
+	x.rest()
+	if !brief.IsZero() {
+		next = brief.Add(timeout / 4)
+	}
+	if !lasting.IsZero() && (next.IsZero() || lasting.Add(timeout).Before(next)) {
+		next = lasting.Add(timeout)
+	}
+	return next
+}
+
+// expireList closes the flows that were last used at limit or before, and
+// returns when the first of the others was.
+func (x *exchange) expireList(list *flowList, limit time.Time) (used time.Time) {
+	for f := list.first; f != nil; f = list.first {
+		if f.used.After(limit) {
+			return f.used
+		}
+		x.closeFlow(f)
+	}
+	return time.Time{}
+}

@@ -1,0 +1,99 @@
+package port
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// Families is a set of address families.
+type Families uint8
+
+// The address families that a spec listens on.
+const (
+	IPv4 Families = 1 << iota
+	IPv6
+)
+
+// proto splits s.Proto into "tcp" or "udp" and the families that it allows. It
+// reports whether the protocol is known.
+func (s Spec) proto() (transport string, allowed Families, ok bool) {
+	for _, p := range protos {
+		if p != s.Proto {
+			continue
+		}
+		switch transport = p[:3]; p[3:] {
+		case "4":
+			return transport, IPv4, true
+		case "6":
+			return transport, IPv6, true
+		default:
+			return transport, IPv4 | IPv6, true
+		}
+	}
+	return "", 0, false
+}
+
+// Transport returns "tcp" or "udp", whatever the family in s.Proto.
+func (s Spec) Transport() string { return strings.TrimRight(s.Proto, "46") }
+
+// Listens returns the addresses that a valid spec listens on: the one that it
+// names, or the unspecified address of each family that its protocol allows.
+// "tcp" and "udp" on an unspecified address of either family mean both.
+func (s Spec) Listens() []netip.Addr {
+	_, allowed, _ := s.proto()
+	addr, err := netip.ParseAddr(s.ParentIP)
+	if err == nil && !addr.IsUnspecified() {
+		return []netip.Addr{addr}
+	}
+	var addrs []netip.Addr
+	if allowed&IPv4 != 0 {
+		addrs = append(addrs, netip.IPv4Unspecified())
+	}
+	if allowed&IPv6 != 0 {
+		addrs = append(addrs, netip.IPv6Unspecified())
+	}
+	return addrs
+}
+
+// Targets returns the addresses in the namespace to connect to, best first, for
+// a client of the given family. It is ChildIP where the spec has one. Else it is
+// the loopback of the client's family, and for "tcp" and "udp" the other one
+// next, for a service that listens on one family alone.
+func (s Spec) Targets(client Families) []netip.AddrPort {
+	port := uint16(s.ChildPort)
+	if addr, err := netip.ParseAddr(s.ChildIP); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(addr, port)}
+	}
+	v4 := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	v6 := netip.AddrPortFrom(netip.IPv6Loopback(), port)
+	_, allowed, _ := s.proto()
+	switch {
+	case allowed == IPv4:
+		return []netip.AddrPort{v4}
+	case allowed == IPv6:
+		return []netip.AddrPort{v6}
+	case client == IPv6:
+		return []netip.AddrPort{v6, v4}
+	default:
+		return []netip.AddrPort{v4, v6}
+	}
+}
+
+// Conflicts reports whether two valid specs cannot listen at the same time on
+// one host: the same transport and port, and an address in common. An
+// unspecified address has all the addresses of its family in common, and none
+// of the other's, because IPv6 listeners take no IPv4 here. Port 0 conflicts
+// with nothing. Interfaces of link-local addresses are compared as written.
+func Conflicts(a, b Spec) bool {
+	if a.ParentPort == 0 || a.ParentPort != b.ParentPort || a.Transport() != b.Transport() {
+		return false
+	}
+	for _, x := range a.Listens() {
+		for _, y := range b.Listens() {
+			if x.Is4() == y.Is4() && (x == y || x.IsUnspecified() || y.IsUnspecified()) {
+				return true
+			}
+		}
+	}
+	return false
+}
