@@ -131,33 +131,38 @@ func checkUserNamespaces(proc string, c caller) error {
 	return nil
 }
 
-// explainNamespaces adds to an error of making or using a user namespace what
-// most likely caused it. proc is "/proc".
+// explainNamespaces adds to an error of making or using a user namespace, or of
+// newuidmap, what most likely caused it. proc is "/proc".
 func explainNamespaces(err error, proc string) error {
+	var helper *exec.ExitError // newuidmap says in words what it got
+	denied := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
 		return fmt.Errorf("%w: too many user namespaces, or too many levels of them; raise the limit with: sudo sysctl -w user.max_user_namespaces=28633", err)
-	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES):
+	case !denied && !errors.As(err, &helper):
 		return err
 	case apparmorRestrict.value(proc) == "1":
 		return fmt.Errorf("%w: AppArmor keeps users from user namespaces; allow them with: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or give gatekit a profile with `userns,`)", err)
-	case hasSeccompFilter(proc):
+	case status(proc, "TracerPid") != "0" && helper != nil:
+		return fmt.Errorf("%w: a tracer keeps set-user-ID programs from their privilege; trace as root (strace -u USER)", err)
+	case !denied:
+		return err
+	case status(proc, "Seccomp") == "2":
 		return fmt.Errorf("%w: a seccomp filter forbids user namespaces, as containers do; start the container with --security-opt seccomp=unconfined", err)
 	}
 	return fmt.Errorf("%w: user namespaces are forbidden here, by a security module or a container", err)
 }
 
-// hasSeccompFilter reads the Seccomp line of /proc/self/status (proc(5)); 2 is a
-// filter.
-func hasSeccompFilter(proc string) bool {
+// status reads a line of /proc/self/status (proc(5)); "0" where it is not there.
+func status(proc, name string) string {
 	b, err := os.ReadFile(filepath.Join(proc, "self/status"))
 	if err != nil {
-		return false
+		return "0"
 	}
 	for line := range strings.Lines(string(b)) {
-		if mode, ok := strings.CutPrefix(line, "Seccomp:"); ok {
-			return strings.TrimSpace(mode) == "2"
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
 		}
 	}
-	return false
+	return "0"
 }

@@ -3,6 +3,7 @@ package parent
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,6 +54,7 @@ func TestAFailureIsExplainedByWhatForbidsIt(t *testing.T) {
 		"a limit":          {unix.ENOSPC, nil, "user.max_user_namespaces"},
 		"AppArmor":         {unix.EPERM, map[string]string{"sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "apparmor_restrict_unprivileged_userns=0"},
 		"a seccomp filter": {unix.EPERM, map[string]string{"self/status": "Name:\tx\nSeccomp:\t2\n"}, "seccomp=unconfined"},
+		"a tracer":         {&exec.ExitError{}, map[string]string{"self/status": "TracerPid:\t7\n"}, "trace as root"},
 		"nobody knows":     {unix.EPERM, map[string]string{"self/status": "Seccomp:\t0\n"}, "security module"},
 	} {
 		err := explainNamespaces(fmt.Errorf("make namespaces: %w", c.err), procTree(t, c.files))
