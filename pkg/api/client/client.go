@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
@@ -169,6 +170,9 @@ func (c *Client) transportError(method, path string, err error) error {
 	}
 	if inner := errors.Unwrap(err); inner != nil {
 		err = inner
+	}
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("no gate is running there: %w", err)
 	}
 	return fmt.Errorf("%s %s: %w", method, path, err)
 }

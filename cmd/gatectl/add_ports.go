@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+func addPortsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "add-ports",
+		Usage:     "publish ports, all or none, and print their ids",
+		UsageText: "gatectl add-ports SPEC...",
+		Description: "SPEC is [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO. For example:\n\n" +
+			"gatectl add-ports 127.0.0.1:8080:80/tcp 8000-8009:8000-8009/udp",
+		Action: addPorts,
+	}
+}
+
+func addPorts(c *cli.Context) error {
+	if err := someArguments(c, "a port spec"); err != nil {
+		return err
+	}
+	var specs []api.PortSpec
+	for _, arg := range c.Args().Slice() {
+		parsed, err := port.Parse(arg)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+		for _, spec := range parsed {
+			specs = append(specs, api.PortSpec(spec))
+		}
+	}
+	gate, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer gate.CloseIdleConnections()
+	added, err := gate.AddPorts(c.Context, specs)
+	if err != nil {
+		return err
+	}
+	for _, p := range added {
+		fmt.Fprintln(c.App.Writer, p.ID)
+	}
+	return nil
+}

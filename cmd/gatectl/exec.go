@@ -1,0 +1,215 @@
+package main
+
+// How a program is run inside a gate.
+//
+//	gatectl exec                              in the gate's namespaces
+//	  | GET /v1/info: the child's pid
+//	  | hold the child by a pidfd, read its
+//	  | environment and namespaces, check
+//	  | that it is the child, and alive
+//	  | linux.Entry ------------------------> gatectl, called insideName:
+//	  | relay signals, wait                     find the program, become it
+//	  end with its exit code
+//
+// The program is looked up inside, for there /etc and PATH's directories may
+// differ; so gatectl executes itself there first.
+//
+// A pid is a number that soon may mean another process, or means another to a
+// process in a pid namespace of its own. What tells the gate's child is its
+// environment: it names the state dir that the API names.
+//
+// The program stays in the terminal's session and foreground process group.
+// What is typed at the terminal reaches it without our help, and is not relayed;
+// other signals are. When it is stopped, gatectl stops too, so that the shell
+// gets its terminal back. When gatectl dies, so does the program.
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/api"
+)
+
+func execCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "exec",
+		Usage:     "run a program inside the gate, with its exit code",
+		UsageText: "gatectl exec [--] CMD [ARG...]",
+		Action:    execute,
+	}
+}
+
+func execute(c *cli.Context) error {
+	if err := someArguments(c, "a command"); err != nil {
+		return err
+	}
+	gate, err := connect(c)
+	if err != nil {
+		return err
+	}
+	info, err := gate.Info(c.Context)
+	gate.CloseIdleConnections()
+	if err != nil {
+		return err
+	}
+	// The program dies with the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, linux.ForwardableSignals()...)
+	defer signal.Stop(signals)
+
+	program, err := enter(info, c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	done := make(chan struct{})
+	defer close(done)
+	go relay(program, signals, done)
+	return wait(program)
+}
+
+// enter starts the program inside the gate.
+func enter(info api.Info, args []string) (*linux.Process, error) {
+	child, err := linux.OpenProcess(info.ChildPID)
+	if err != nil {
+		return nil, fmt.Errorf("the gate's child: %w", err)
+	}
+	defer child.Close()
+	variables, err := gateVariables(child, info.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	namespaces, err := child.OtherNamespaces()
+	if err != nil {
+		return nil, fmt.Errorf("namespaces of the gate: %w", err)
+	}
+	owner, err := child.OwnerUID()
+	if err != nil {
+		return nil, fmt.Errorf("owner of the gate: %w", err)
+	}
+	// All that was read was of the child if it is still there.
+	if err := child.Signal(0); err != nil {
+		return nil, fmt.Errorf("the gate's child: %w", err)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "/"
+	}
+	self, err := linux.OpenPath("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	linux.RestoreFileLimit()
+	pid, err := linux.Entry{
+		Target:     child,
+		Namespaces: namespaces,
+		// The groups of another user, real root, are none of the gate's.
+		DropGroups: namespaces&unix.CLONE_NEWUSER != 0 && owner != os.Geteuid(),
+		Dir:        dir,
+		Program:    self,
+		Args:       append([]string{insideName}, args...),
+		Env:        withVariables(os.Environ(), variables),
+	}.Start()
+	if err != nil {
+		return nil, err
+	}
+	program, err := linux.OpenProcess(pid)
+	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _, _ = linux.Wait(pid)
+		return nil, err
+	}
+	return program, nil
+}
+
+// gateVariables returns the variables with which a gate tells its command of
+// itself, and makes sure that child is the child of the gate with this state
+// dir.
+func gateVariables(child *linux.Process, stateDir string) ([]string, error) {
+	environ, err := child.Environ()
+	if err != nil {
+		return nil, fmt.Errorf("environment of the gate: %w", err)
+	}
+	var variables []string
+	for _, v := range bytes.Split(environ, []byte{0}) {
+		if bytes.HasPrefix(v, []byte("GATEKIT_")) || bytes.HasPrefix(v, []byte("ROOTLESSKIT_")) {
+			variables = append(variables, string(v))
+		}
+	}
+	if !slices.Contains(variables, "GATEKIT_STATE_DIR="+stateDir) {
+		return nil, fmt.Errorf("process %d is not the child of the gate: does gatectl run in a pid namespace of its own?", child.PID)
+	}
+	return variables, nil
+}
+
+// withVariables sets variables in an environment.
+func withVariables(environ, variables []string) []string {
+	out := slices.DeleteFunc(environ, func(old string) bool {
+		name, _, _ := strings.Cut(old, "=")
+		return slices.ContainsFunc(variables, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+	})
+	return append(out, variables...)
+}
+
+// relay sends the program the signals that come, but for those that it has from
+// the terminal.
+func relay(program *linux.Process, signals <-chan os.Signal, done <-chan struct{}) {
+	for {
+		select {
+		case s := <-signals:
+			if isTyped(s) && linux.InForeground() {
+				continue
+			}
+			// It fails when the program has ended, which wait will see.
+			_ = program.Signal(s.(syscall.Signal))
+		case <-done:
+			return
+		}
+	}
+}
+
+// isTyped says whether a terminal sends s to its foreground process group.
+func isTyped(s os.Signal) bool {
+	switch s {
+	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGCONT, syscall.SIGWINCH:
+		return true
+	}
+	return false
+}
+
+// wait waits for the program's end, and returns it as an exitCode. Nothing else
+// in this process waits for processes.
+func wait(program *linux.Process) error {
+	for {
+		_, status, err := linux.Wait(program.PID)
+		switch {
+		case err != nil:
+			return err
+		case status.Stopped():
+			if !linux.HasTerminal() {
+				continue // who stopped it will continue it
+			}
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			_ = program.Signal(unix.SIGCONT)
+		case status.Signaled():
+			return exitCode(128 + int(status.Signal()))
+		case status.ExitStatus() != 0:
+			return exitCode(status.ExitStatus())
+		default:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+func infoCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "info",
+		Usage:     "show the gate",
+		UsageText: "gatectl info [--json]",
+		Flags:     []cli.Flag{jsonFlag()},
+		Action:    info,
+	}
+}
+
+func info(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	api, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer api.CloseIdleConnections()
+	i, err := api.Info(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, i)
+	}
+	var dns []string
+	for _, a := range i.NetworkDriver.DNS {
+		dns = append(dns, a.String())
+	}
+	childIP := ""
+	if i.NetworkDriver.ChildIP != nil {
+		childIP = i.NetworkDriver.ChildIP.String()
+	}
+	return printTable(c.App.Writer, [][]string{
+		{"Name:", i.Name},
+		{"Version:", i.Version},
+		{"API version:", i.APIVersion},
+		{"State dir:", i.StateDir},
+		{"PID:", strconv.Itoa(i.PID)},
+		{"Child PID:", strconv.Itoa(i.ChildPID)},
+		{"Network driver:", i.NetworkDriver.Driver},
+		{"Child IP:", childIP},
+		{"DNS:", strings.Join(dns, ", ")},
+		{"Port driver:", i.PortDriver.Driver},
+		{"Protocols:", strings.Join(i.PortDriver.Protos, ", ")},
+	})
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+)
+
+func listPortsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "list-ports",
+		Usage:     "list the published ports",
+		UsageText: "gatectl list-ports [--json]",
+		Flags:     []cli.Flag{jsonFlag()},
+		Action:    listPorts,
+	}
+}
+
+func listPorts(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	api, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer api.CloseIdleConnections()
+	ports, err := api.ListPorts(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, ports)
+	}
+	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT"}}
+	for _, p := range ports {
+		rows = append(rows, []string{
+			strconv.Itoa(p.ID), p.Spec.Proto,
+			p.Spec.ParentIP, strconv.Itoa(p.Spec.ParentPort),
+			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort),
+		})
+	}
+	return printTable(c.App.Writer, rows)
+}

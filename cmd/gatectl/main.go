@@ -1,0 +1,122 @@
+// Command gatectl steers running gates: it lists them, publishes ports, and
+// runs programs inside. There is a file for each command.
+//
+// Standard output carries answers alone. What goes wrong is one line on standard
+// error, and the exit code: 1 for a failure, 2 for wrong usage. The exit code of
+// exec is that of its program.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/version"
+)
+
+// Exit codes.
+const (
+	codeFailure = 1
+	codeUsage   = 2
+)
+
+// errUsage marks wrong usage.
+var errUsage = errors.New("wrong usage")
+
+// exitCode is the error of a command that has ended with a code of its own and
+// has nothing more to say.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func main() {
+	if os.Args[0] == insideName {
+		os.Exit(inside(os.Args[1:], os.Stderr))
+	}
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
+
+// run returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	// What the caller has open is not for programs that are run inside.
+	err := linux.CloseOnExecFrom(3)
+	if err == nil {
+		err = newApp(stdout).Run(args)
+	}
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	fmt.Fprintln(stderr, "gatectl:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if errors.Is(err, errUsage) {
+		return codeUsage
+	}
+	return codeFailure
+}
+
+func newApp(stdout io.Writer) *cli.App {
+	commands := []*cli.Command{
+		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(), removePortsCommand(), execCommand(),
+	}
+	for _, c := range commands {
+		// "gatectl exec help" runs help.
+		c.HideHelpCommand = true
+		c.OnUsageError = usageError
+	}
+	return &cli.App{
+		Name:      "gatectl",
+		Usage:     "steer running gates",
+		UsageText: "gatectl [OPTIONS] COMMAND",
+		Version:   version.Version,
+		Description: "The gate is that of --socket, else that called --gate, else that of $GATEKIT_STATE_DIR or\n" +
+			"$ROOTLESSKIT_STATE_DIR, else the one running gate of this user.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "socket", Usage: "`PATH` of the API's socket"},
+			&cli.StringFlag{Name: "gate", Usage: "`NAME` of the gate, as given by gatekit --name"},
+		},
+		Commands:        commands,
+		HideHelpCommand: true,
+		Writer:          stdout,
+		ErrWriter:       io.Discard, // what goes wrong is said once, by run
+		OnUsageError:    usageError,
+		ExitErrHandler:  func(*cli.Context, error) {},
+		Action: func(c *cli.Context) error {
+			if name := c.Args().First(); name != "" {
+				return fmt.Errorf("%w: no such command: %s; see gatectl --help", errUsage, name)
+			}
+			return fmt.Errorf("%w: a command is missing; see gatectl --help", errUsage)
+		},
+	}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	help := "gatectl --help"
+	if c.Command != nil && c.Command.HelpName != "" && c.Command.Name != c.App.Name {
+		help = c.Command.HelpName + " --help"
+	}
+	return fmt.Errorf("%w: %w; see %s", errUsage, err, help)
+}
+
+// noArguments refuses arguments to a command that takes none.
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError(c, fmt.Errorf("%s takes no argument: %q", c.Command.Name, c.Args().First()), true)
+	}
+	return nil
+}
+
+// someArguments refuses a command without arguments. what names one.
+func someArguments(c *cli.Context, what string) error {
+	if !c.Args().Present() {
+		return usageError(c, fmt.Errorf("%s: %s is missing", c.Command.Name, what), true)
+	}
+	return nil
+}
