@@ -56,6 +56,19 @@ func mountSys(log *slog.Logger) error {
 	if cgroups != nil {
 		defer cgroups.Close()
 	}
+	if err := newSysfs(); err != nil {
+		log.Warn("/sys stays the host's, so /sys/class/net shows the host's interfaces",
+			"error", err, "remedy", "if this is a container, which masks parts of /sys, start it with --security-opt systempaths=unconfined")
+		return nil
+	}
+	if cgroups == nil {
+		return nil
+	}
+	return linux.AttachTree(cgroups, cgroupDir)
+}
+
+// newSysfs mounts a sysfs on /sys, read-only if nothing else is allowed.
+func newSysfs() error {
 	atime, err := linux.AtimeFlags(sysDir)
 	if err != nil {
 		return err
@@ -64,15 +77,7 @@ func mountSys(log *slog.Logger) error {
 	if errors.Is(err, unix.EPERM) {
 		err = linux.Mount("sysfs", sysDir, "sysfs", kernelFlags|atime|unix.MS_RDONLY, "")
 	}
-	if err != nil {
-		log.Warn("/sys stays the host's, so /sys/class/net shows the host's interfaces (this seems to be a container with a masked /sys; Docker: --security-opt systempaths=unconfined)",
-			"error", err)
-		return nil
-	}
-	if cgroups == nil {
-		return nil
-	}
-	return linux.AttachTree(cgroups, cgroupDir)
+	return err
 }
 
 // cloneMounted copies the mounts from path down, or returns nil where nothing is

@@ -112,6 +112,44 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
+func TestASlaveSeesWhatTheHostMountsLater(t *testing.T) {
+	for _, dirs := range [][]string{nil, {"run"}} {
+		t.Run("copied up "+strings.Join(dirs, " "), func(t *testing.T) {
+			media := func() string { return testenv.Scratch() + "/run/media" }
+			applied := func() string { return testenv.Scratch() + "/applied" }
+			testenv.UserNS{
+				Outer: func(t *testing.T) {
+					must(t, os.MkdirAll(media(), 0o755))
+					must(t, linux.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""))
+					done := make(chan error, 1)
+					go func() {
+						testenv.Eventually(testenv.Patience, func() bool {
+							_, err := os.Stat(applied())
+							return err == nil
+						})
+						done <- linux.Mount("tmpfs", media(), "tmpfs", 0, "")
+					}()
+					t.Cleanup(func() { must(t, <-done) })
+				},
+				Inner: func(t *testing.T) {
+					var copyUp []string
+					for _, d := range dirs {
+						copyUp = append(copyUp, testenv.Scratch()+"/"+d)
+					}
+					apply(t, Mounts{Propagation: "rslave", CopyUp: copyUp})
+					write(t, applied(), "")
+					if !testenv.Eventually(testenv.Patience, func() bool {
+						var st unix.Statfs_t
+						return unix.Statfs(media(), &st) == nil && st.Type == unix.TMPFS_MAGIC
+					}) {
+						t.Error("the host's mount is not seen")
+					}
+				},
+			}.Run(t)
+		})
+	}
+}
+
 func TestAnUnknownPropagationIsNamed(t *testing.T) {
 	err := Mounts{Propagation: "secret"}.apply(slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), `unknown propagation "secret"`) {
@@ -292,7 +330,9 @@ func TestSysIsReadOnlyWhereTheHostsIs(t *testing.T) {
 	testenv.UserNS{
 		Flags: unix.CLONE_NEWNET,
 		Outer: func(t *testing.T) {
-			must(t, linux.Mount("", "/sys", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_RELATIME, ""))
+			atime, err := linux.AtimeFlags("/sys")
+			must(t, err)
+			must(t, linux.Mount("sysfs", "/sys", "sysfs", kernelFlags|atime|unix.MS_RDONLY, ""))
 		},
 		Inner: func(t *testing.T) {
 			if log := apply(t, Mounts{Sys: true}); log != "" {
@@ -366,13 +406,13 @@ func TestCgroup2IsMountedAnew(t *testing.T) {
 		{"beside version 1", func(t *testing.T) {
 			must(t, linux.Mount("tmpfs", cgroupDir, "tmpfs", 0, ""))
 			must(t, os.Mkdir(cgroupDir+"/unified", 0o755))
-			must(t, linux.Mount("cgroup2", cgroupDir+"/unified", "cgroup2", 0, ""))
+			putCgroup2(t, cgroupDir+"/unified", 0)
 		}, cgroupDir + "/unified"},
 		{"alone", func(t *testing.T) {
-			must(t, linux.Mount("cgroup2", cgroupDir, "cgroup2", 0, ""))
+			putCgroup2(t, cgroupDir, 0)
 		}, cgroupDir},
 		{"alone and read-only", func(t *testing.T) {
-			must(t, linux.Mount("cgroup2", cgroupDir, "cgroup2", unix.MS_RDONLY, ""))
+			putCgroup2(t, cgroupDir, unix.MOUNT_ATTR_RDONLY)
 		}, cgroupDir},
 	} {
 		for _, sys := range []bool{false, true} {
@@ -400,6 +440,14 @@ func TestCgroup2IsMountedAnew(t *testing.T) {
 			})
 		}
 	}
+}
+
+func putCgroup2(t *testing.T, at string, attr int) {
+	t.Helper()
+	tree, err := linux.NewTree("cgroup2", attr)
+	must(t, err)
+	defer tree.Close()
+	must(t, linux.AttachTree(tree, at))
 }
 
 func TestBindNetnsNamesTheNetworkNamespace(t *testing.T) {

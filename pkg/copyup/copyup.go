@@ -55,6 +55,8 @@
 //     than it has directories above it may miss.
 //   - Neighbours of the directory that the host makes later are not reached by
 //     relative links that lead out of the original; absolute ones do reach them.
+//   - A mount that the host makes later below the directory is seen, with slave
+//     propagation, in tmpfs+symlink, and not under an overlay.
 //   - Before Linux 6.6 a tmpfs keeps no user xattrs: overlay then fails with EIO
 //     to make a directory in place of a removed one.
 //

@@ -350,6 +350,75 @@ func TestMountsBelowStayVisibleAndWritable(t *testing.T) {
 	}
 }
 
+func TestTheOriginalHidesUnderDotRo(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		dir := filepath.Join(testenv.Scratch(), "etc")
+		write(t, dir+"/ssl/openssl.cnf", "cnf")
+		do(t, ModeSymlink, dir)
+		found, err := filepath.Glob(dir + "/.ro*")
+		must(t, err)
+		if len(found) != 1 {
+			t.Fatalf("found %q", found)
+		}
+		reads(t, found[0]+dir+"/ssl/openssl.cnf", "cnf")
+		if to, err := os.Readlink(dir + "/ssl"); to != filepath.Base(found[0])+dir+"/ssl" {
+			t.Errorf("ssl leads to %q, %v", to, err)
+		}
+		// What scripts do to get a writable copy of a linked directory.
+		real, err := filepath.EvalSymlinks(dir + "/ssl")
+		must(t, err)
+		must(t, os.Remove(dir+"/ssl"))
+		must(t, os.Mkdir(dir+"/ssl", 0o755))
+		must(t, linux.Mount(real, dir+"/ssl", "", unix.MS_BIND|unix.MS_REC, ""))
+		reads(t, dir+"/ssl/openssl.cnf", "cnf")
+	})
+}
+
+func TestADirectoryThatIsAMountIsCopiedUp(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			run := func() string { return filepath.Join(testenv.Scratch(), "run") }
+			testenv.UserNS{Outer: func(t *testing.T) {
+				must(t, os.Mkdir(run(), 0o755))
+				must(t, linux.Mount("tmpfs", run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755"))
+				write(t, run()+"/pid", "1")
+				write(t, run()+"/user/bus", "bus")
+			}, Inner: func(t *testing.T) {
+				host := beneath(t, run())
+				do(t, mode, run())
+				reads(t, run()+"/user/bus", "bus")
+				must(t, os.Remove(run()+"/pid"))
+				write(t, run()+"/pid", "2")
+				reads(t, host+"/pid", "1")
+			}}.Run(t)
+		})
+	}
+}
+
+func TestACopiedUpDirectoryIsCopiedUpByAGateInside(t *testing.T) {
+	for _, outer := range modes {
+		for _, inner := range modes {
+			t.Run(outer+" then "+inner, func(t *testing.T) {
+				dir := func() string { return filepath.Join(testenv.Scratch(), "etc") }
+				testenv.UserNS{Outer: func(t *testing.T) {
+					write(t, testenv.Scratch()+"/usr/x.crt", "certificate")
+					write(t, dir()+"/passwd", "root")
+					link(t, "../../usr/x.crt", dir()+"/ssl/x.crt")
+					do(t, outer, dir())
+					write(t, dir()+"/outer", "outer")
+				}, Inner: func(t *testing.T) {
+					do(t, inner, dir())
+					reads(t, dir()+"/passwd", "root")
+					reads(t, dir()+"/outer", "outer")
+					reads(t, dir()+"/ssl/x.crt", "certificate")
+					write(t, dir()+"/inner", "inner")
+					reads(t, dir()+"/inner", "inner")
+				}}.Run(t)
+			})
+		}
+	}
+}
+
 func TestAnOverlayOfADirectoryWithMountsOverlaysTheOtherDirectories(t *testing.T) {
 	inside(t, func(t *testing.T) {
 		run := filepath.Join(testenv.Scratch(), "run")
