@@ -22,7 +22,7 @@ type tree struct {
 	root  string // absolute
 	fset  *token.FileSet
 	files []*goFile
-	texts []string // every file that holds text, relative to root
+	names []string // of every file, relative to root
 }
 
 // A goFile is one parsed Go file.
@@ -75,7 +75,7 @@ func (t *tree) visit(file string, entry fs.DirEntry, err error) error {
 	if !entry.Type().IsRegular() {
 		return nil
 	}
-	t.texts = append(t.texts, name)
+	t.names = append(t.names, name)
 	if path.Ext(name) != ".go" {
 		return nil
 	}

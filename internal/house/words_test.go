@@ -212,11 +212,14 @@ func noFileNamesAPathOfThisMachine(r *report, tree *tree) {
 	if parent := filepath.Dir(tree.root); !slices.Contains(public, parent) {
 		private = append(private, parent)
 	}
-	for _, name := range tree.texts {
+	for _, name := range tree.names {
 		text, err := os.ReadFile(filepath.Join(tree.root, name))
 		if err != nil {
 			r.add("%v", err)
 			continue
+		}
+		if bytes.IndexByte(text, 0) >= 0 {
+			continue // no text: a program that was built here
 		}
 		for i, line := range bytes.Split(text, []byte("\n")) {
 			at := slices.IndexFunc(private, func(p string) bool { return bytes.Contains(line, []byte(p+"/")) })
