@@ -30,6 +30,18 @@ type datagram struct {
 	segment uint16
 }
 
+// finding is what the inspector learns of a frame.
+type finding struct {
+	proto tcpip.NetworkProtocolNumber
+
+	// headers is the size of all headers, up to the data, of a TCP segment that is
+	// not fragmented; 0 for all else.
+	headers int
+
+	// datagram is filled in for the verdict toUDP.
+	datagram datagram
+}
+
 // macAddr is an Ethernet address.
 type macAddr [header.EthernetAddressSize]byte
 
@@ -45,25 +57,27 @@ type inspector struct {
 }
 
 // inspect judges a frame, which begins with its Ethernet header.
-func (in *inspector) inspect(frame []byte, h vnetHeader, d *datagram) (verdict, tcpip.NetworkProtocolNumber) {
+func (in *inspector) inspect(frame []byte, h vnetHeader, f *finding) verdict {
 	if len(frame) < ethernetSize {
-		return drop, 0
+		return drop
 	}
 	dst, src := macAddr(frame[0:6]), macAddr(frame[6:12])
 	if dst != in.mac && dst[0]&1 == 0 || src[0]&1 != 0 {
-		return drop, 0
+		return drop
 	}
-	d.mac = src
-	payload := frame[ethernetSize:]
-	switch proto := header.Ethernet(frame).Type(); proto {
+	f.proto = header.Ethernet(frame).Type()
+	f.headers = 0
+	f.datagram.mac = src
+	packet := frame[ethernetSize:]
+	switch f.proto {
 	case header.ARPProtocolNumber:
-		return in.inspectARP(payload), proto
+		return in.inspectARP(packet)
 	case header.IPv4ProtocolNumber:
-		return in.inspectIPv4(payload, h, d), proto
+		return in.inspectIPv4(packet, h, f)
 	case header.IPv6ProtocolNumber:
-		return in.inspectIPv6(payload, h, d), proto
+		return in.inspectIPv6(packet, h, f)
 	}
-	return drop, 0
+	return drop
 }
 
 // inspectARP lets requests for our own addresses through, and replies. The
@@ -92,7 +106,7 @@ func (in *inspector) ours(a netip.Addr) bool {
 }
 
 // inspectIPv4 checks the header (RFC 791) and takes whole UDP datagrams apart.
-func (in *inspector) inspectIPv4(p []byte, h vnetHeader, d *datagram) verdict {
+func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	if len(p) < header.IPv4MinimumSize {
 		return drop
 	}
@@ -111,15 +125,19 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, d *datagram) verdict {
 	if ip.More() || ip.FragmentOffset() != 0 {
 		return toStack
 	}
-	sum := func(proto tcpip.TransportProtocolNumber) uint16 {
-		return header.PseudoHeaderChecksum(proto, tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
+	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
+	switch ip.TransportProtocol() {
+	case header.TCPProtocolNumber:
+		return inspectTCP(p[:total], headerLen, h, sum, f)
+	case header.UDPProtocolNumber:
+		return inspectUDP(p[headerLen:total], h, sum, src, dst, &f.datagram)
 	}
-	return inspectTransport(ip.TransportProtocol(), p[headerLen:total], h, sum, src, dst, d)
+	return toStack
 }
 
 // inspectIPv6 checks the header (RFC 8200) and takes whole UDP datagrams apart.
 // Extension headers are the stack's.
-func (in *inspector) inspectIPv6(p []byte, h vnetHeader, d *datagram) verdict {
+func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	if len(p) < header.IPv6MinimumSize {
 		return drop
 	}
@@ -136,10 +154,15 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, d *datagram) verdict {
 	if !plausibleSource(src) || dst.IsMulticast() {
 		return drop
 	}
-	sum := func(proto tcpip.TransportProtocolNumber) uint16 {
-		return header.PseudoHeaderChecksum(proto, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
+	next := tcpip.TransportProtocolNumber(ip.NextHeader())
+	sum := header.PseudoHeaderChecksum(next, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
+	switch next {
+	case header.TCPProtocolNumber:
+		return inspectTCP(p[:total], header.IPv6MinimumSize, h, sum, f)
+	case header.UDPProtocolNumber:
+		return inspectUDP(rest, h, sum, src, dst, &f.datagram)
 	}
-	return inspectTransport(tcpip.TransportProtocolNumber(ip.NextHeader()), rest, h, sum, src, dst, d)
+	return toStack
 }
 
 // inspectICMPv6 keeps from the stack what it would answer for others: neighbour
@@ -163,19 +186,28 @@ func (in *inspector) inspectICMPv6(p []byte, src, dst netip.Addr) verdict {
 	return toStack
 }
 
-// inspectTransport checks the transport checksum, unless the kernel vouches for
-// it, and takes UDP apart. sum gives the checksum of the pseudo-header.
-func inspectTransport(proto tcpip.TransportProtocolNumber, p []byte, h vnetHeader, sum func(tcpip.TransportProtocolNumber) uint16, src, dst netip.Addr, d *datagram) verdict {
-	switch proto {
-	case header.TCPProtocolNumber:
-		if !h.checksumTrusted() && checksum.Checksum(p, sum(proto)) != 0xffff {
-			return drop
-		}
-		return toStack
-	case header.UDPProtocolNumber:
-	default:
-		return toStack
+// inspectTCP checks a segment in an IP packet whose header has ipHeader bytes.
+// sum is the checksum of the pseudo-header; the rest of the checksum is verified
+// unless the kernel vouches for it.
+func inspectTCP(packet []byte, ipHeader int, h vnetHeader, sum uint16, f *finding) verdict {
+	p := packet[ipHeader:]
+	if len(p) < header.TCPMinimumSize {
+		return drop
 	}
+	headerLen := int(header.TCP(p).DataOffset())
+	if headerLen < header.TCPMinimumSize || headerLen > len(p) {
+		return drop
+	}
+	if !h.checksumTrusted() && checksum.Checksum(p, sum) != 0xffff {
+		return drop
+	}
+	f.headers = ethernetSize + ipHeader + headerLen
+	return toStack
+}
+
+// inspectUDP checks a datagram, and its checksum as inspectTCP does, and takes it
+// apart.
+func inspectUDP(p []byte, h vnetHeader, sum uint16, src, dst netip.Addr, d *datagram) verdict {
 	if len(p) < header.UDPMinimumSize {
 		return drop
 	}
@@ -197,7 +229,7 @@ func inspectTransport(proto tcpip.TransportProtocolNumber, p []byte, h vnetHeade
 		if src.Is6() {
 			return drop
 		}
-	case length != len(p) || checksum.Checksum(p, sum(proto)) != 0xffff:
+	case length != len(p) || checksum.Checksum(p, sum) != 0xffff:
 		return drop
 	}
 	d.src = netip.AddrPortFrom(src, udp.SourcePort())

@@ -61,7 +61,7 @@ func (l *link) run() error {
 	view := buffer.NewViewSize(maxFrame)
 	defer func() { view.Release() }()
 	buf := view.AsSlice()
-	var d datagram
+	var found finding
 	for {
 		h, n, err := l.dev.read(buf)
 		switch {
@@ -71,31 +71,43 @@ func (l *link) run() error {
 		default:
 			return fmt.Errorf("read from the TAP: %w", err)
 		}
-		verdict, proto := l.inspector.inspect(buf[:n], h, &d)
-		switch verdict {
+		frame := buf[:n]
+		switch l.inspector.inspect(frame, h, &found) {
 		case drop:
 			l.refused.Add(1)
-			continue
 		case toUDP:
 			l.accepted.Add(1)
-			l.onDatagram(&d)
-			continue
+			l.onDatagram(&found.datagram)
+		case toStack:
+			l.accepted.Add(1)
+			if n <= copyBelow {
+				l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), found.proto)
+				continue
+			}
+			view.CapLength(n)
+			l.deliver(split(view, found.headers), found.proto)
+			view = buffer.NewViewSize(maxFrame)
+			buf = view.AsSlice()
 		}
-		l.accepted.Add(1)
-		if n <= copyBelow {
-			l.deliver(buffer.NewViewWithData(buf[:n]), proto)
-			continue
-		}
-		view.CapLength(n)
-		l.deliver(view, proto)
-		view = buffer.NewViewSize(maxFrame)
-		buf = view.AsSlice()
 	}
 }
 
-// deliver gives the stack a frame, and the view to own.
-func (l *link) deliver(v *buffer.View, proto tcpip.NetworkProtocolNumber) {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+// split puts the headers of a frame into a view of their own. The stack looks at
+// a header while it holds another reference to its view, upon which the view is
+// copied: that is to be a small one.
+func split(v *buffer.View, headers int) buffer.Buffer {
+	if headers == 0 {
+		return buffer.MakeWithView(v)
+	}
+	b := buffer.MakeWithView(buffer.NewViewWithData(v.AsSlice()[:headers]))
+	v.TrimFront(headers)
+	b.Append(v)
+	return b
+}
+
+// deliver gives the stack a frame, which it owns.
+func (l *link) deliver(frame buffer.Buffer, proto tcpip.NetworkProtocolNumber) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: frame})
 	defer pkt.DecRef()
 	if !l.ParseHeader(pkt) {
 		return
