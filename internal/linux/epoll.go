@@ -23,6 +23,13 @@ type Epoll struct {
 	file *os.File
 	raw  syscall.RawConn
 	wake int // an eventfd
+
+	// For Wait, so that it allocates nothing.
+	ask    func(fd uintptr) (done bool)
+	events [64]unix.EpollEvent
+	space  int // how many of events may be used
+	n      int // how many were
+	err    error
 }
 
 // Ready is a descriptor that is ready, by the token it was added with.
@@ -50,6 +57,7 @@ func NewEpoll() (*Epoll, error) {
 		return nil, os.NewSyscallError("eventfd2", err)
 	}
 	e := &Epoll{file: os.NewFile(uintptr(fd), "epoll"), wake: wake}
+	e.ask = e.poll
 	if e.raw, err = e.file.SyscallConn(); err == nil {
 		err = e.Add(wake, wakeToken, unix.EPOLLIN)
 	}
@@ -85,32 +93,19 @@ func (e *Epoll) ctl(op, fd int, token uint64, events uint32) error {
 // Wait fills ready with what is ready and returns how many there are. It returns
 // 0 and no error when Wake was called or the deadline has passed.
 func (e *Epoll) Wait(ready []Ready) (int, error) {
-	var (
-		events [64]unix.EpollEvent
-		n      int
-		err    error
-	)
-	space := events[:min(len(events), len(ready))]
-	// The set is asked without waiting until it says that nothing is ready;
-	// only then does Go's edge-triggered poller wait for its next change.
-	rerr := e.raw.Read(func(efd uintptr) bool {
-		err = retry(func() (err error) {
-			n, err = unix.EpollWait(int(efd), space, 0)
-			return err
-		})
-		return err != nil || n > 0
-	})
-	if errors.Is(rerr, os.ErrDeadlineExceeded) {
+	e.space = min(len(e.events), len(ready))
+	err := e.raw.Read(e.ask)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, nil
 	}
-	if rerr != nil {
-		return 0, rerr
-	}
 	if err != nil {
-		return 0, os.NewSyscallError("epoll_wait", err)
+		return 0, err
+	}
+	if e.err != nil {
+		return 0, os.NewSyscallError("epoll_wait", e.err)
 	}
 	count := 0
-	for _, ev := range space[:n] {
+	for _, ev := range e.events[:e.n] {
 		token := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
 		if token == wakeToken {
 			var drain [8]byte
@@ -121,6 +116,17 @@ func (e *Epoll) Wait(ready []Ready) (int, error) {
 		count++
 	}
 	return count, nil
+}
+
+// poll asks the set without waiting, and reports whether that has an outcome.
+// Only when nothing is ready does Go's edge-triggered poller wait for the set's
+// next change.
+func (e *Epoll) poll(fd uintptr) (done bool) {
+	e.err = retry(func() (err error) {
+		e.n, err = unix.EpollWait(int(fd), e.events[:e.space], 0)
+		return err
+	})
+	return e.err != nil || e.n > 0
 }
 
 // SetDeadline makes Wait return at t; the zero time takes the deadline away.

@@ -144,14 +144,34 @@ func Connect(fd int, to netip.AddrPort) error {
 
 // Connected tells what came of Connect: nil, the error, or EINPROGRESS while
 // there is no outcome yet.
+//
+// A socket can connect to itself, where nothing listens on a local port and the
+// kernel picks just that port for the socket. That is told as ECONNREFUSED.
 func Connected(fd int) error {
 	if err := SocketError(fd); err != nil {
 		return os.NewSyscallError("connect", err)
 	}
-	if _, err := unix.Getpeername(fd); err != nil {
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
 		return os.NewSyscallError("connect", unix.EINPROGRESS)
 	}
-	return nil
+	local, err := unix.Getsockname(fd)
+	if err == nil && sameSockaddr(local, peer) {
+		err = unix.ECONNREFUSED
+	}
+	return os.NewSyscallError("connect", err)
+}
+
+func sameSockaddr(a, b unix.Sockaddr) bool {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		b, ok := b.(*unix.SockaddrInet4)
+		return ok && a.Port == b.Port && a.Addr == b.Addr
+	case *unix.SockaddrInet6:
+		b, ok := b.(*unix.SockaddrInet6)
+		return ok && a.Port == b.Port && a.Addr == b.Addr
+	}
+	return false
 }
 
 // SocketError takes the pending error off a socket; nil means there was none.
@@ -165,16 +185,6 @@ func SocketError(fd int) error {
 	}
 	return nil
 }
-
-// Closed reports whether a TCP socket's connection has ended, by a reset or
-// because the peer is gone, so that neither side can send any more.
-func Closed(fd int) bool {
-	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
-	return err == nil && info.State == tcpClose
-}
-
-// tcpClose is TCP_CLOSE of the kernel's include/net/tcp_states.h.
-const tcpClose = 7
 
 // Unsent is how many bytes of a TCP socket's send queue the peer has not
 // acknowledged yet (SIOCOUTQ, tcp(7)).

@@ -1,8 +1,6 @@
 package builtin
 
 import (
-	"errors"
-	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +16,7 @@ import (
 // Sizes in bytes: of a pipe, of one splice, and of the memory instead of a pipe;
 // and how many unused pipes are kept.
 const (
-	pipeSize   = 1 << 20
+	pipeSize   = 1 << 18
 	chunk      = 1 << 20
 	memorySize = 64 << 10
 	keptPipes  = 32
@@ -26,7 +24,7 @@ const (
 
 type carrier interface {
 	// Fill takes up to max bytes from the socket, Drain gives up to max to it,
-	// both without waiting. Fill returns 0 and no error at the end of the stream.
+	// both without waiting; n means nothing on errors. Fill returns 0 and no error at the end of the stream.
 	Fill(fd, max int) (int, error)
 	Drain(fd, max int) (int, error)
 	Close()
@@ -84,67 +82,79 @@ type memory struct {
 	from int // what is in it starts here
 }
 
-func (m *memory) Fill(fd, max int) (int, error) {
+func (m *memory) Fill(fd, limit int) (int, error) {
 	m.from = 0
-	n, err := unix.Read(fd, m.buf[:min(max, len(m.buf))])
-	return n, os.NewSyscallError("read", err)
+	n, err := unix.Read(fd, m.buf[:min(limit, len(m.buf))])
+	return n, err
 }
 
-func (m *memory) Drain(fd, max int) (int, error) {
-	n, err := unix.Write(fd, m.buf[m.from:][:max])
-	m.from += n
-	return n, os.NewSyscallError("write", err)
+func (m *memory) Drain(fd, limit int) (int, error) {
+	n, err := unix.Write(fd, m.buf[m.from:][:limit])
+	m.from += max(n, 0)
+	return n, err
 }
 
 func (m *memory) Close() {}
 
-// stream carries bytes from one end of a connection to the other.
+// stream carries bytes from one end of a connection to the other. It is for one
+// goroutine, and allocates nothing on the way.
 type stream struct {
 	carriers *carriers
+	from, to *end
 	held     carrier // nil when nothing is under way
+
+	fill, drain func(fd uintptr) (done bool)
+	n           int   // bytes that were taken, less those that were given
+	err         error // of the last fill or drain
 }
 
-// receive waits for bytes from e and takes them. 0 and no error mean the end.
-func (s *stream) receive(e *end) (n int, err error) {
-	rerr := e.raw.Read(func(fd uintptr) bool {
-		if s.held == nil {
-			s.held = s.carriers.get()
-		}
-		n, err = s.held.Fill(int(fd), chunk)
-		if errors.Is(err, unix.EAGAIN) {
-			s.release()
+func newStream(c *carriers, from, to *end) *stream {
+	s := &stream{carriers: c, from: from, to: to}
+	s.fill, s.drain = s.tryFill, s.tryDrain
+	return s
+}
+
+// receive waits for bytes and takes them. No bytes and no error mean the end.
+func (s *stream) receive() (some bool, err error) {
+	if err := s.from.raw.Read(s.fill); err != nil {
+		return false, err
+	}
+	return s.n > 0, s.err
+}
+
+func (s *stream) tryFill(fd uintptr) (done bool) {
+	if s.held == nil {
+		s.held = s.carriers.get()
+	}
+	s.n, s.err = s.held.Fill(int(fd), chunk)
+	if s.err == unix.EAGAIN {
+		s.release()
+		return false
+	}
+	return true
+}
+
+// send gives what was received, and waits while the socket takes none.
+func (s *stream) send() error {
+	if err := s.to.raw.Write(s.drain); err != nil {
+		return err
+	}
+	return s.err
+}
+
+func (s *stream) tryDrain(fd uintptr) (done bool) {
+	for s.n > 0 {
+		var given int
+		given, s.err = s.held.Drain(int(fd), s.n)
+		if s.err == unix.EAGAIN {
 			return false
 		}
-		return true
-	})
-	if rerr != nil {
-		return 0, rerr
-	}
-	return n, err
-}
-
-// send gives n bytes to e, and waits while it takes none.
-func (s *stream) send(e *end, n int) error {
-	var err error
-	werr := e.raw.Write(func(fd uintptr) bool {
-		for n > 0 {
-			var sent int
-			sent, err = s.held.Drain(int(fd), n)
-			if errors.Is(err, unix.EAGAIN) {
-				err = nil
-				return false
-			}
-			if err != nil {
-				return true
-			}
-			n -= sent
+		if s.err != nil {
+			return true
 		}
-		return true
-	})
-	if werr != nil {
-		return werr
+		s.n -= given
 	}
-	return err
+	return true
 }
 
 // release gives the empty carrier back.

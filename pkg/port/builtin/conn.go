@@ -93,7 +93,7 @@ func (c *conn) run(fd int) {
 	}
 	service, err := c.dial()
 	if err != nil {
-		if c.driver.ctx.Err() == nil && !errors.Is(err, os.ErrClosed) {
+		if !c.over() {
 			c.driver.count.dialErrors.Add(1)
 			c.driver.log.warn("cannot reach the service; its client is reset",
 				"forward", c.forward.status.ID, "spec", c.forward.status.Spec, "error", err)
@@ -155,6 +155,13 @@ func (c *conn) takeEnds() []*end {
 	return ends
 }
 
+// over reports whether c was cut or has ended.
+func (c *conn) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
 // reset closes the end with a reset to its peer.
 func (e *end) reset() {
 	_ = control(e.file, linux.ResetOnClose) // without it the close still ends it
@@ -173,7 +180,7 @@ func (c *conn) dial() (*end, error) {
 			return service, nil
 		}
 		failed = errors.Join(failed, err)
-		if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
+		if ctx.Err() != nil || c.over() {
 			break
 		}
 	}
@@ -236,26 +243,22 @@ func (e *end) connect(ctx context.Context, target netip.AddrPort) error {
 
 // carry takes the stream of bytes from one end to the other, with its end.
 func (c *conn) carry(from, to *end) {
-	s := stream{carriers: &c.driver.carriers}
-	defer s.drop()
+	s := newStream(&c.driver.carriers, from, to)
 	for {
-		n, err := s.receive(from)
-		if errors.Is(err, os.ErrClosed) {
-			return
-		}
+		some, err := s.receive()
 		if err != nil {
 			s.drop()
 			c.abort(to)
 			return
 		}
-		if n == 0 {
+		if !some {
 			s.release()
 			c.halfClose(from, to)
 			return
 		}
-		if err := s.send(to, n); err != nil {
+		if err := s.send(); err != nil {
 			s.drop()
-			c.broken(from, to, err)
+			c.broken(from, to)
 			return
 		}
 	}
@@ -266,7 +269,7 @@ func (c *conn) carry(from, to *end) {
 func (c *conn) halfClose(from, to *end) {
 	c.mu.Lock()
 	from.finished = true
-	dead, over := from.dead, to.finished
+	dead, last := from.dead, to.finished
 	c.mu.Unlock()
 	if dead {
 		c.abort(to)
@@ -276,7 +279,7 @@ func (c *conn) halfClose(from, to *end) {
 	if err != nil && !errors.Is(err, unix.ENOTCONN) { // closed by now
 		return
 	}
-	if over {
+	if last {
 		c.finish()
 		return
 	}
@@ -292,21 +295,18 @@ func (c *conn) halfClose(from, to *end) {
 // broken takes note that a write to an end has failed. What the end has sent
 // before it died is still on its way; the direction that brings it does the
 // rest, unless it has ended.
-func (c *conn) broken(from, to *end, err error) {
-	if errors.Is(err, os.ErrClosed) {
-		return
-	}
+func (c *conn) broken(from, to *end) {
 	c.mu.Lock()
 	to.dead = true
-	over := to.finished
+	last := to.finished
 	c.mu.Unlock()
-	if over {
+	if last {
 		c.abort(from)
 	}
 }
 
-// abort resets e, after what was written to it has arrived, and then closes the
-// other end.
+// abort resets e, after what was written to it has arrived, and the other end.
+// It does nothing to a connection that is over.
 func (c *conn) abort(e *end) {
 	deadline := time.Now().Add(maxFlush)
 	for wait := time.Millisecond; time.Now().Before(deadline); wait = min(2*wait, 50*time.Millisecond) {

@@ -245,6 +245,9 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 	}
 	if err == nil {
 		if err = linux.Connect(fd, f.targets[0]); err == nil {
+			err = linux.Connected(fd)
+		}
+		if err == nil {
 			f.token, err = x.loop.watch(fd, unix.EPOLLIN, func(uint32) { x.fromService(f) })
 		}
 		if err != nil {
