@@ -1,0 +1,103 @@
+package linux
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// bindUDP binds a datagram socket for the length of the test.
+func bindUDP(t *testing.T, address string) (fd int, at netip.AddrPort) {
+	t.Helper()
+	at = netip.MustParseAddrPort(address)
+	fd, err := BindUDP(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	number, err := LocalPort(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, netip.AddrPortFrom(at.Addr(), uint16(number))
+}
+
+// receive waits for datagrams.
+func receive(t *testing.T, b *Batch, fd int) int {
+	t.Helper()
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil {
+		t.Fatal(err)
+	}
+	n, err := b.Receive(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestBatchAnswersFromTheAddressThatWasAsked(t *testing.T) {
+	for _, tt := range []struct{ name, server, asked string }{
+		{"IPv4 on every address", "0.0.0.0:0", "127.0.0.77"},
+		{"IPv6 on every address", "[::]:0", "::1"},
+		{"IPv4 on one address", "127.0.0.5:0", "127.0.0.5"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server, bound := bindUDP(t, tt.server)
+			asked := netip.MustParseAddr(tt.asked)
+			local := "127.0.0.1:0"
+			if asked.Is6() {
+				local = "[::1]:0"
+			}
+			client, clientAt := bindUDP(t, local)
+			if err := Connect(client, netip.AddrPortFrom(asked, bound.Port())); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				if _, err := unix.Write(client, fmt.Appendf(nil, "%.*s", i, "ab")); err != nil { // the first is empty
+					t.Fatal(err)
+				}
+			}
+			b := NewBatch(4, 1<<16)
+			if n := receive(t, b, server); n != 3 {
+				t.Fatalf("%d datagrams, want 3", n)
+			}
+			arrival := b.Arrival(0)
+			want := Arrival{Peer: Endpoint{Addr: clientAt.Addr(), Port: clientAt.Port()}}
+			if bound.Addr().IsUnspecified() {
+				want.Local.Addr = asked
+			}
+			if arrival != want || b.Arrival(2) != want {
+				t.Fatalf("arrival %+v, want %+v", arrival, want)
+			}
+			if n, err := b.Answer(server, 0, 3, arrival); n != 3 || err != nil {
+				t.Fatalf("answered %d, %v", n, err)
+			}
+			// The client is connected, and takes answers from the asked address alone.
+			if n := receive(t, b, client); n != 3 || string(b.Data(0)) != "" || string(b.Data(2)) != "ab" {
+				t.Fatalf("%d answers, the last is %q", n, b.Data(2))
+			}
+			if n, err := b.Send(client, 1, 3); n != 2 || err != nil {
+				t.Fatalf("sent %d, %v", n, err)
+			}
+			if n := receive(t, b, server); n != 2 || string(b.Data(1)) != "ab" {
+				t.Fatalf("%d datagrams, the last is %q", n, b.Data(1))
+			}
+		})
+	}
+}
+
+func TestEndpointsSurviveTheirSockaddr(t *testing.T) {
+	for _, e := range []Endpoint{
+		{Addr: netip.MustParseAddr("198.51.100.7"), Port: 65535},
+		{Addr: netip.MustParseAddr("2001:db8::7"), Port: 1},
+		{Addr: netip.MustParseAddr("fe80::7"), Port: 53, Scope: 9},
+	} {
+		var raw [unix.SizeofSockaddrInet6]byte
+		encodeEndpoint(&raw, e)
+		if got := decodeEndpoint(&raw); got != e {
+			t.Errorf("got %+v, want %+v", got, e)
+		}
+	}
+}
