@@ -16,10 +16,9 @@ package linux
 //	runtime_AfterFork         undoes both, in the original
 //	runtime_AfterForkInChild  in the copy: default handlers, the old mask
 //
-// The functions that run in the copy are norace (the race detector's hooks are
-// Go) and either called directly by the one that forks or nosplit (the check
-// for stack growth would trip). They store no pointers, for a write barrier may
-// be on.
+// All functions that run in the copy are norace (the race detector's hooks are
+// Go), and those that it calls nosplit (their check of the stack would trip).
+// They store no pointers, for a write barrier may be on.
 //
 // A process joins a pid namespace only by its children (setns(2)), and a process
 // that has asked for one can start no more threads, so it can never be Go. So
@@ -249,10 +248,8 @@ func (f *forked) fork() (pid int, errno syscall.Errno) {
 	}
 
 	// The first copy.
-	if f.namespaces != 0 {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_SETNS, f.target, f.namespaces, 0); errno != 0 {
-			f.fail(stepSetns, errno)
-		}
+	if errno := f.join(); errno != 0 {
+		f.fail(stepSetns, errno)
 	}
 	n, errno = rawClone(unix.CLONE_PARENT | uintptr(unix.SIGCHLD))
 	if errno != 0 {
@@ -264,41 +261,94 @@ func (f *forked) fork() (pid int, errno syscall.Errno) {
 	}
 
 	// The second copy.
-	if f.dropGroups {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 && errno != unix.EPERM {
-			f.fail(stepGroups, errno) // EPERM: denied in this user namespace
-		}
+	if step, errno := f.changeIDs(); errno != 0 {
+		f.fail(step, errno)
 	}
-	if f.becomeRoot { // EINVAL: not mapped
-		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); errno != 0 && errno != unix.EINVAL {
-			f.fail(stepGID, errno)
-		}
-		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); errno != 0 && errno != unix.EINVAL {
-			f.fail(stepUID, errno)
-		}
+	if errno := f.changeDir(); errno != 0 {
+		f.fail(stepChdir, errno)
 	}
-	if _, _, errno := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.dir)), 0, 0); errno != 0 {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.root)), 0, 0); errno != 0 {
-			f.fail(stepChdir, errno)
-		}
-	}
-	// A change of ids has cleared it, so this comes after. The caller may be
-	// gone by now: then there is no signal. getppid(2) does not tell, from
-	// inside a pid namespace.
-	if _, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0); errno != 0 {
+	if errno := f.dieWithCaller(); errno != 0 {
 		f.fail(stepDeathSignal, errno)
 	}
-	if n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&f.poll)), 1, uintptr(unsafe.Pointer(&f.now)), 0, 0, 0); n == 1 {
+	runtimeAfterForkInChild()
+	f.fail(stepExec, f.execute())
+	return 0, 0
+}
+
+//go:nosplit
+//go:norace
+func (f *forked) join() syscall.Errno {
+	if f.namespaces == 0 {
+		return 0
+	}
+	_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, f.target, f.namespaces, 0)
+	return errno
+}
+
+// changeIDs drops groups and becomes root, where there is a root and dropping is
+// not denied.
+//
+//go:nosplit
+//go:norace
+func (f *forked) changeIDs() (step uint32, errno syscall.Errno) {
+	if f.dropGroups {
+		_, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)
+		if errno != 0 && errno != unix.EPERM { // denied in this user namespace
+			return stepGroups, errno
+		}
+	}
+	if !f.becomeRoot {
+		return 0, 0
+	}
+	_, _, errno = syscall.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0)
+	if errno != 0 && errno != unix.EINVAL { // not mapped
+		return stepGID, errno
+	}
+	_, _, errno = syscall.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0)
+	if errno != 0 && errno != unix.EINVAL {
+		return stepUID, errno
+	}
+	return 0, 0
+}
+
+//go:nosplit
+//go:norace
+func (f *forked) changeDir() syscall.Errno {
+	_, _, errno := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.dir)), 0, 0)
+	if errno != 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.root)), 0, 0)
+	}
+	return errno
+}
+
+// dieWithCaller asks for SIGKILL when the caller's thread ends. A change of ids
+// clears that, so it comes after it. The caller may be gone by now, and then
+// there will be no signal; getppid(2) does not tell inside a pid namespace, but
+// a pidfd does.
+//
+//go:nosplit
+//go:norace
+func (f *forked) dieWithCaller() syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&f.poll)), 1, uintptr(unsafe.Pointer(&f.now)), 0, 0, 0)
+	if errno == 0 && n == 1 {
 		exit(1)
 	}
-	runtimeAfterForkInChild()
-	_, _, errno = syscall.RawSyscall6(unix.SYS_EXECVEAT, f.program,
+	return errno
+}
+
+//go:nosplit
+//go:norace
+func (f *forked) execute() syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, f.program,
 		uintptr(unsafe.Pointer(f.empty)),
 		uintptr(unsafe.Pointer(&f.argv[0])),
 		uintptr(unsafe.Pointer(&f.envv[0])),
 		unix.AT_EMPTY_PATH, 0)
-	f.fail(stepExec, errno)
-	return 0, 0
+	return errno
 }
 
 // rawClone is clone(2) without a new stack: a fork.

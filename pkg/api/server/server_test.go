@@ -35,7 +35,7 @@ type fakeGate struct {
 	block chan struct{} // when not nil, AddPorts waits for it or its context
 	stuck bool          // AddPorts does not look at its context
 	began chan struct{} // when not nil, gets a value when AddPorts begins
-	panic bool
+	panic bool          // Info and ListPorts panic
 }
 
 func (g *fakeGate) Info() api.Info {
@@ -50,6 +50,9 @@ func (g *fakeGate) Info() api.Info {
 }
 
 func (g *fakeGate) ListPorts() []api.PortStatus {
+	if g.panic {
+		panic("no ports")
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.ports)
@@ -94,6 +97,9 @@ func (g *fakeGate) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.Po
 func (g *fakeGate) RemovePort(_ context.Context, id int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if id == 666 {
+		return errors.New("the child is gone")
+	}
 	i := slices.IndexFunc(g.ports, func(p api.PortStatus) bool { return p.ID == id })
 	if i < 0 {
 		return fmt.Errorf("forward %d: %w", id, port.ErrNotFound)
