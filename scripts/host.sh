@@ -95,8 +95,8 @@ install_from() {
 	# shellcheck disable=SC2086
 	case $(distribution) in
 	debian)
-		as_root apt-get -q update
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $packages
+		as_root apt-get -qq update
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $packages
 		;;
 	fedora) as_root dnf -q -y install $packages ;;
 	alpine) as_root apk add $packages ;;

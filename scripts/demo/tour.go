@@ -80,7 +80,7 @@ func tour(ctx context.Context, args []string) (err error) {
 // gate runs the gate, and what is done with it from outside, to its end.
 func (g *guide) gate(ctx context.Context, servers *hostServers) error {
 	filePort := strconv.Itoa(servers.files.Addr().(*net.TCPAddr).Port)
-	args := []string{"--net=slirp", "--state-dir=" + g.state, "--host-loopback=" + filePort,
+	args := []string{"--net=slirp", "--copy-up=/etc", "--state-dir=" + g.state, "--host-loopback=" + filePort,
 		"--dns=" + servers.names.LocalAddr().String(), "sh", "-c"}
 	title("A gate, in which this user is root; it may reach port %s of the host's loopback", filePort)
 	fmt.Printf("$ gatekit %s ...\n", strings.Join(args, " "))
