@@ -1,0 +1,117 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestDatagramsOfAllSizesGoToSeveralPeersFromOneSocket(t *testing.T) {
+	s := newSite(t)
+	other := s.Host.Outside(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	for name, addrs := range map[string][]netip.Addr{
+		"over IPv4": {s.outside.Addr4, other.Addr4, s.outside.HostAddr4},
+		"over IPv6": {s.outside.Addr6, other.Addr6, s.outside.HostAddr6},
+		"over both": {s.outside.Addr4, s.outside.Addr6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// Which of them is where is told by the address.
+			machines := map[netip.Addr]machine{
+				s.outside.Addr4: s.outside, s.outside.Addr6: s.outside, other.Addr4: other, other.Addr6: other,
+				s.outside.HostAddr4: s.Host, s.outside.HostAddr6: s.Host,
+			}
+			args := []string{"probe", "echo"}
+			for _, addr := range addrs {
+				for range 2 { // two ports of each
+					args = append(args, addrOf(serveUDP(t, machines[addr], at(addr, 0), echoUDP)).String())
+				}
+			}
+			g.run(t, args...)
+		})
+	}
+	g.stop(t)
+}
+
+func TestDatagramsThatTheKernelCutsArriveOneByOne(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
+		g.run(t, "probe", "segments", addrOf(serveUDP(t, s.outside, at(outside, 0), echoUDP)).String())
+	})
+}
+
+// All that a socket inside sends comes from one address and port of the host,
+// wherever it goes (RFC 4787, REQ-1).
+func TestPeersSeeOneSource(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, host netip.Addr) {
+		sources := make(chan netip.AddrPort, 2)
+		args := []string{"probe", "send"}
+		for range 2 {
+			server := serveUDP(t, s.outside, at(outside, 0), func(_ *net.UDPConn, _ []byte, from netip.AddrPort) { sources <- from })
+			args = append(args, addrOf(server).String())
+		}
+		g.run(t, args...)
+		first, second := <-sources, <-sources
+		if first != second || first.Addr() != host {
+			t.Errorf("the servers see %v and %v, want one port of %v", first, second, host)
+		}
+	})
+}
+
+// A server may say more than it was asked, and say it later. What another
+// program of the same machine sends is never taken for the server's.
+func TestDatagramsInsideHaveTheirTrueSource(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
+		stranger := listenUDP(t, s.outside, at(outside, 0))
+		defer stranger.Close()
+		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, _ []byte, from netip.AddrPort) {
+			for _, say := range []struct {
+				from *net.UDPConn
+				what string
+			}{{c, "one"}, {stranger, "strange"}, {c, "two"}, {c, "end"}} {
+				_, _ = say.from.WriteToUDPAddrPort([]byte(say.what), from)
+			}
+		})
+		from := addrOf(server).String()
+		want := []string{from + " one", from + " two", from + " end"}
+		for line := range strings.Lines(g.run(t, "probe", "hear", from)) {
+			line = strings.TrimSuffix(line, "\n")
+			if line == addrOf(stranger).String()+" strange" {
+				continue
+			}
+			if len(want) == 0 || line != want[0] {
+				t.Fatalf("heard %q, want %q", line, want)
+			}
+			want = want[1:]
+		}
+	})
+}
+
+// socat is an ordinary client: it connects its socket, and so gets nothing but
+// what comes from the address that it asked.
+func TestAConnectedSocketGetsItsAnswer(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
+		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, payload []byte, from netip.AddrPort) {
+			_, _ = c.WriteToUDPAddrPort(fmt.Appendf(nil, "[%s]", payload), from)
+		})
+		client := g.in("socat", "-T30", "-", "UDP:"+addrOf(server).String())
+		stdin, keys := newPipe(t)
+		client.Stdin = stdin
+		p := s.Start(t, client)
+		for _, word := range []string{"one", "two", "three"} {
+			if _, err := keys.WriteString(word); err != nil {
+				t.Fatal(err)
+			}
+			awaitLine(t, p, `\[`+word+`\]`)
+		}
+	})
+}
