@@ -58,7 +58,9 @@ func (s Spec) Listens() []netip.Addr {
 // Targets returns the addresses in the namespace to connect to, best first, for
 // a client of the given family. It is ChildIP where the spec has one. Else it is
 // the loopback of the client's family, and for "tcp" and "udp" the other one
-// next, for a service that listens on one family alone.
+// next, for a service that listens on one family alone. (RootlessKit reaches
+// for ParentIP inside the namespace in some of these cases; here what is inside
+// does not depend on the host's addresses.)
 func (s Spec) Targets(client Families) []netip.AddrPort {
 	port := uint16(s.ChildPort)
 	if addr, err := netip.ParseAddr(s.ChildIP); err == nil {

@@ -184,7 +184,8 @@ func (d *Driver) Info() port.Info {
 	return port.Info{Driver: "builtin", Protos: port.Protos()}
 }
 
-// Ready is closed when Run has begun and Add works.
+// Ready is closed when Run has begun and Add works. It stays open when Run fails
+// before that.
 func (d *Driver) Ready() <-chan struct{} { return d.ready }
 
 // Run serves until ctx is done. See port.Driver. A driver runs once.

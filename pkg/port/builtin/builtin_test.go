@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -144,10 +145,18 @@ func TestErrorsNameTheRemedy(t *testing.T) {
 		})
 	}
 	t.Run("a privileged port", func(t *testing.T) {
-		err := explain(specs(t, "127.0.0.1:80:80/tcp")[0], unix.EACCES, nil, nil)
-		for _, want := range []string{"net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep", "listen tcp 127.0.0.1:80"} {
-			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%q does not contain %q", err, want)
+		remedy := privilegedRemedy(80)
+		for _, want := range []string{"net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep /"} {
+			if !strings.Contains(remedy, want) {
+				t.Errorf("%q does not contain %q", remedy, want)
+			}
+		}
+		first := firstUnprivileged()
+		for number, privileged := range map[int]bool{first - 1: true, first: false} {
+			spec := port.Spec{Proto: "tcp", ParentPort: number, ChildPort: 80}
+			err := explain(spec, os.NewSyscallError("bind", unix.EACCES), nil, nil)
+			if !errors.Is(err, unix.EACCES) || strings.Contains(err.Error(), privilegedRemedy(number)) != privileged {
+				t.Errorf("port %d: %v", number, err)
 			}
 		}
 	})

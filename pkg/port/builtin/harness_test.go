@@ -136,8 +136,11 @@ func serveTCP(t testing.TB, address string, handle func(*net.TCPConn)) (net.Addr
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil { // out of descriptors
+				continue
 			}
 			wg.Go(func() {
 				defer c.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -149,14 +150,8 @@ func explain(spec port.Spec, err error, taken []port.Status, earlier []port.Spec
 		// Whichever call found out, clients look for "bind:".
 		return fmt.Errorf("%w: %s: %w%s", port.ErrConflict, listen, os.NewSyscallError("bind", unix.EADDRINUSE),
 			holder(spec, taken, earlier))
-	case errors.Is(err, unix.EACCES) && spec.ParentPort > 0:
-		exe, exeErr := os.Executable()
-		if exeErr != nil {
-			exe = "PROGRAM"
-		}
-		return fmt.Errorf("%s: %w: the port is privileged; let users have it by "+
-			"\"sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d\" or by \"sudo setcap cap_net_bind_service=ep %s\"",
-			listen, err, spec.ParentPort, exe)
+	case errors.Is(err, unix.EACCES) && spec.ParentPort < firstUnprivileged():
+		return fmt.Errorf("%s: %w: %s", listen, err, privilegedRemedy(spec.ParentPort))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("%s: %w: the host does not have the address %s", listen, err, spec.ParentIP)
 	case errors.Is(err, unix.EAFNOSUPPORT):
@@ -164,6 +159,30 @@ func explain(spec port.Spec, err error, taken []port.Status, earlier []port.Spec
 	default:
 		return fmt.Errorf("%s: %w", listen, err)
 	}
+}
+
+// firstUnprivileged returns the lowest port that every user may bind.
+func firstUnprivileged() int {
+	const usual = 1024
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return usual
+	}
+	first, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return usual
+	}
+	return first
+}
+
+// privilegedRemedy says how to let users bind a port.
+func privilegedRemedy(number int) string {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "PROGRAM"
+	}
+	return fmt.Sprintf("the port is privileged; allow it with \"sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d\" "+
+		"or \"sudo setcap cap_net_bind_service=ep %s\"", number, exe)
 }
 
 // listenAddress formats the parent's side of spec.

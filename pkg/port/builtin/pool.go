@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -188,13 +189,29 @@ func (p *pool) serve(s *shelf, m made) {
 	s.waiters = s.waiters[1:]
 }
 
-// ask gets n sockets from the child and prepares them.
+// ask gets n sockets from the child and prepares them. It tries again for a
+// moment, because a shortage of descriptors or memory on either side passes.
 func (p *pool) ask(k kind, n int) ([]*os.File, error) {
 	ctx, cancel := context.WithTimeout(p.driver.ctx, p.driver.opts.DialTimeout)
 	defer cancel()
+	for rest := minRest; ; rest *= 2 {
+		files, err := p.askOnce(ctx, k, n)
+		if err == nil || rest > maxRest/2 || ctx.Err() != nil || errors.Is(err, unix.EAFNOSUPPORT) {
+			return files, err
+		}
+		timer := time.NewTimer(rest)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+func (p *pool) askOnce(ctx context.Context, k kind, n int) ([]*os.File, error) {
 	files, err := p.driver.opts.Sockets.Sockets(ctx, k.domain, k.typ, n)
 	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("none came")
+		err = errors.New("none came")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make sockets in the namespace: %w", err)

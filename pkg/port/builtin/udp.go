@@ -145,14 +145,6 @@ func (x *exchange) fromClients(s *hostSocket) {
 		}
 		first = last
 	}
-	x.rest()
-}
-
-// rest frees the batch when there are no flows.
-func (x *exchange) rest() {
-	if x.flows == 0 {
-		x.batch = nil
-	}
 }
 
 // flowFor returns the flow that a datagram belongs to, and makes it if need be.
@@ -177,8 +169,7 @@ func (x *exchange) flowFor(s *hostSocket, arrival linux.Arrival) *flow {
 		}
 		return f
 	}
-	lasting := f.lasting || f.answered
-	x.touch(f, lasting)
+	x.touch(f, f.lasting || f.answered)
 	return f
 }
 
@@ -228,7 +219,6 @@ func (x *exchange) open(f *flow) {
 		if !x.loop.post(func() {
 			x.waiting--
 			x.opened(f, fd, err)
-			x.rest()
 		}) && fd >= 0 {
 			unix.Close(fd)
 		}
@@ -374,13 +364,15 @@ func (x *exchange) closeFD(f *flow) {
 	f.fd = -1
 }
 
-// expire closes the flows that have been silent for their time, and returns
-// when the next one will have been.
+// expire closes the flows that have been silent for their time, frees the batch
+// when none is left, and returns when the next flow will have been silent.
 func (x *exchange) expire(now time.Time) (next time.Time) {
 	timeout := x.driver.opts.FlowTimeout
 	brief := x.expireList(&x.ages.brief, now.Add(-timeout/4))
 	lasting := x.expireList(&x.ages.lasting, now.Add(-timeout))
-	x.rest()
+	if x.flows == 0 {
+		x.batch = nil
+	}
 	if !brief.IsZero() {
 		next = brief.Add(timeout / 4)
 	}
