@@ -3,6 +3,7 @@ package slirp
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -88,7 +89,8 @@ func (d *device) readVector() []unix.Iovec {
 }
 
 // read waits for a frame, puts it into buf and returns its header and length.
-// The error wraps os.ErrDeadlineExceeded after interrupt.
+// The error wraps os.ErrDeadlineExceeded after interrupt; it is EBADFD when the
+// interface was deleted.
 func (d *device) read(buf []byte) (vnetHeader, int, error) {
 	d.in.iovs[0].Base = &d.in.header[0]
 	d.in.iovs[0].SetLen(vnetHeaderSize)
@@ -99,6 +101,9 @@ func (d *device) read(buf []byte) (vnetHeader, int, error) {
 	}
 	if d.in.errno != 0 {
 		return vnetHeader{}, 0, d.in.errno
+	}
+	if d.in.n == 0 {
+		return vnetHeader{}, 0, io.EOF
 	}
 	if !d.vnet {
 		return vnetHeader{}, d.in.n, nil

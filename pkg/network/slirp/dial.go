@@ -2,12 +2,14 @@ package slirp
 
 import (
 	"context"
+	"errors"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
 )
 
 // dial is a connection that is being set up. It ends when the namespace gives
@@ -58,14 +60,14 @@ func (d *dial) hostEvent(*loop, uint32) {
 // abort implements watcher. The goroutine that dials closes the socket.
 func (d *dial) abort() { d.cancel() }
 
-// connect connects fd, which l watches from here on, within timeout. Errors are
-// a bare errno, context.Canceled or errStopped.
+// connect connects fd, which l watches from here on, within timeout. Errors wrap
+// an errno, context.Canceled or errStopped.
 func (d *dial) connect(l *loop, fd int, to netip.AddrPort, timeout time.Duration) error {
-	err := unix.Connect(fd, sockaddr(to))
+	err := linux.Connect(fd, to)
 	if err == nil {
-		return selfConnected(fd, to)
+		err = linux.Connected(fd)
 	}
-	if err != unix.EINPROGRESS {
+	if !errors.Is(err, unix.EINPROGRESS) {
 		return err
 	}
 	if err := l.watch(fd, hostEvents, d); err != nil {
@@ -87,55 +89,15 @@ func (d *dial) connect(l *loop, fd int, to netip.AddrPort, timeout time.Duration
 			timer.Reset(left)
 			continue
 		}
-		errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
+		// An event does not have to mean that the outcome is there.
+		if err := linux.Connected(fd); !errors.Is(err, unix.EINPROGRESS) {
 			return err
-		case errno != 0:
-			return unix.Errno(errno)
-		}
-		// An event does not have to mean that the connection is there.
-		if _, err := unix.Getpeername(fd); err == nil {
-			return selfConnected(fd, to)
 		}
 	}
 }
 
-// selfConnected refuses a connection of a socket to itself, which TCP makes
-// (simultaneous open) when nobody listens on a local port that the kernel then
-// picks for the connecting side.
-func selfConnected(fd int, to netip.AddrPort) error {
-	if !to.Addr().IsLoopback() {
-		return nil
-	}
-	local, err := unix.Getsockname(fd)
-	if err != nil {
-		return err
-	}
-	if port := localPort(local); port == int(to.Port()) {
-		return unix.ECONNREFUSED
-	}
-	return nil
-}
-
-func localPort(sa unix.Sockaddr) int {
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return a.Port
-	case *unix.SockaddrInet6:
-		return a.Port
-	}
-	return 0
-}
-
-// sockaddr turns Go's address into the kernel's. A zone that is no interface's
-// name gives none, and the kernel refuses what needs one.
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr().Zone())}
-}
+// keepAlive is for both sides of a connection. It is Linux's default.
+var keepAlive = linux.KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
 
 // newStreamSocket makes a TCP socket for an address.
 func newStreamSocket(to netip.Addr) (int, error) {
@@ -152,15 +114,11 @@ func newStreamSocket(to netip.Addr) (int, error) {
 		// it is not allowed it is only slower.
 		_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	}
-	for _, option := range [][2]int{
-		// The sender in the namespace has decided how to cut its stream.
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE},
-	} {
-		if err := unix.SetsockoptInt(fd, option[0], option[1], 1); err != nil {
-			unix.Close(fd)
-			return -1, os.NewSyscallError("setsockopt", err)
-		}
+	// The sender in the namespace has decided how to cut its stream, so nothing is
+	// held back for more.
+	if err := linux.TuneTCP(fd, keepAlive); err != nil {
+		unix.Close(fd)
+		return -1, err
 	}
 	return fd, nil
 }

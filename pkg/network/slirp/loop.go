@@ -6,8 +6,6 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gatekit/gatekit/internal/linux"
 )
 
@@ -21,11 +19,11 @@ import (
 // Either of them may have to do either direction of a flow: a full buffer on one
 // side is waited for on that side. pump makes sure that only one does at a time.
 type loop struct {
-	poller    *linux.Poller
-	datagrams *linux.Datagrams // of the host side, made when first needed
+	epoll     *linux.Epoll
+	datagrams *linux.Batch // of the host side, made when first needed
 
 	mu       sync.Mutex // guards watchers and stopped
-	watchers map[int32]watcher
+	watchers map[int]watcher
 	stopped  bool
 
 	ready readyQueue
@@ -49,15 +47,15 @@ const (
 )
 
 // eventBatch is how many events one wait returns.
-const eventBatch = 128
+const eventBatch = 64
 
 // newLoop returns a loop. start runs it, stop ends it.
 func newLoop() (*loop, error) {
-	poller, err := linux.NewPoller()
+	epoll, err := linux.NewEpoll()
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{poller: poller, watchers: make(map[int32]watcher)}
+	l := &loop{epoll: epoll, watchers: make(map[int]watcher)}
 	l.ready.init()
 	return l, nil
 }
@@ -70,30 +68,30 @@ func (l *loop) watch(fd int, events uint32, w watcher) error {
 	if l.stopped {
 		return errStopped
 	}
-	if _, ok := l.watchers[int32(fd)]; !ok {
-		if err := l.poller.Add(fd, events); err != nil {
+	if _, ok := l.watchers[fd]; !ok {
+		if err := l.epoll.Add(fd, uint64(fd), events); err != nil {
 			return err
 		}
 	}
-	l.watchers[int32(fd)] = w
+	l.watchers[fd] = w
 	return nil
 }
 
 // errStopped says that the engine is on its way down.
 var errStopped = errors.New("the network is stopping")
 
-// forget is called before fd is closed, which takes it out of the poller.
+// forget is called before fd is closed, which takes it out of the epoll set.
 func (l *loop) forget(fd int) {
 	l.mu.Lock()
-	delete(l.watchers, int32(fd))
+	delete(l.watchers, fd)
 	l.mu.Unlock()
 }
 
 // runHost serves host sockets until stop.
 func (l *loop) runHost() error {
-	events := make([]unix.EpollEvent, eventBatch)
+	events := make([]linux.Ready, eventBatch)
 	for {
-		n, err := l.poller.Wait(events)
+		n, err := l.epoll.Wait(events)
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}
@@ -102,7 +100,7 @@ func (l *loop) runHost() error {
 		}
 		for _, ev := range events[:n] {
 			l.mu.Lock()
-			w := l.watchers[ev.Fd]
+			w := l.watchers[int(ev.Token)]
 			l.mu.Unlock()
 			if w != nil {
 				w.hostEvent(l, ev.Events)
@@ -131,7 +129,7 @@ func (l *loop) stop() {
 	l.mu.Lock()
 	l.stopped = true
 	l.mu.Unlock()
-	l.poller.Close()
+	l.epoll.Close()
 	l.ready.close()
 }
 
@@ -149,9 +147,9 @@ func (l *loop) abort() {
 }
 
 // receiveBuffers returns the room for datagrams. Only the host side may use it.
-func (l *loop) receiveBuffers() *linux.Datagrams {
+func (l *loop) receiveBuffers() *linux.Batch {
 	if l.datagrams == nil {
-		l.datagrams = linux.NewDatagrams(datagramBatch, datagramSize)
+		l.datagrams = linux.NewBatch(datagramBatch, datagramSize)
 	}
 	return l.datagrams
 }

@@ -182,7 +182,7 @@ func (r *relay) close() {
 
 // resetAndClose closes a TCP socket so that its peer sees a reset.
 func resetAndClose(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = linux.ResetOnClose(fd) // it fails on no TCP socket
 	unix.Close(fd)
 }
 

@@ -2,6 +2,7 @@ package slirp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -27,12 +28,6 @@ const dialTimeout = 127 * time.Second
 // giveUpGrace is how late a repeated SYN of the namespace may be before we take
 // it that nobody waits any more.
 const giveUpGrace = 3 * time.Second
-
-// Keepalive of the namespace's side, as Linux has it by default.
-const (
-	keepaliveIdle     = 2 * time.Hour
-	keepaliveInterval = 75 * time.Second
-)
 
 // tcpForwarder sets up TCP connections of the namespace. For a SYN that belongs
 // to no connection, gVisor's forwarder starts a goroutine, which
@@ -118,16 +113,12 @@ func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
 // answersReset says whether a failed dial is answered. Silence is passed on as
 // silence, and a namespace that gave up needs no answer.
 func answersReset(err error) bool {
-	switch err {
-	case unix.ETIMEDOUT, context.Canceled, context.DeadlineExceeded, errStopped:
-		return false
-	}
-	return true
+	return !errors.Is(err, unix.ETIMEDOUT) && !errors.Is(err, context.Canceled) && !errors.Is(err, errStopped)
 }
 
 // configureEndpoint sets the options of the namespace's side.
 func configureEndpoint(ep tcpip.Endpoint) {
-	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	idle, interval := tcpip.KeepaliveIdleOption(keepAlive.Idle), tcpip.KeepaliveIntervalOption(keepAlive.Interval)
 	// These values are in range, so there is no error.
 	_ = ep.SetSockOpt(&idle)
 	_ = ep.SetSockOpt(&interval)

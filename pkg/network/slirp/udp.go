@@ -311,15 +311,15 @@ func (s *session) hostEvent(l *loop, _ uint32) {
 	for range fairBatches {
 		// An error that was queued on the socket is taken with this. What is
 		// left comes with the next event.
-		n, errno := batch.Receive(s.fd)
-		if errno != 0 {
+		n, err := batch.Receive(s.fd)
+		if err != nil {
 			return
 		}
 		for i := range n {
-			payload, from := batch.Datagram(i)
-			s.relay.reply(s, from, payload)
+			from := batch.Arrival(i).Peer
+			s.relay.reply(s, netip.AddrPortFrom(from.Addr, from.Port), batch.Data(i))
 		}
-		if n < batch.Room() {
+		if n < datagramBatch {
 			return
 		}
 	}
