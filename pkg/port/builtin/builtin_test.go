@@ -258,24 +258,3 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
-
-// TestAThousandForwardsCostLittle adds and removes a range: no goroutine comes
-// with it.
-func TestAThousandForwardsCostLittle(t *testing.T) {
-	d := start(t, Options{})
-	var batch []port.Spec
-	for range 1000 {
-		batch = append(batch, port.Spec{Proto: "tcp4", ParentIP: "127.0.0.1", ChildPort: 80})
-	}
-	statuses, err := d.Add(t.Context(), batch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ids []int
-	for _, s := range statuses {
-		ids = append(ids, s.ID)
-	}
-	if err := d.Remove(t.Context(), ids); err != nil {
-		t.Fatal(err)
-	}
-}

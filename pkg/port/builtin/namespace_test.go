@@ -1,7 +1,9 @@
 package builtin
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
@@ -89,4 +91,84 @@ func TestForwardsLeadIntoTheOtherNamespace(t *testing.T) {
 			exchangeUDP(t, dialUDP(t, at(ip, 80)), []byte("hello"))
 		}
 	}}.Run(t)
+}
+
+// TestClientsOfAnotherHostAreAnsweredFromTheAddressThatTheyAsked has a client
+// behind a veth pair, and a host with several addresses on it.
+func TestClientsOfAnotherHostAreAnsweredFromTheAddressThatTheyAsked(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		outside := newAway(t)
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		connectTo(t, outside)
+		stream, _ := serveTCP(t, "127.0.0.1:0", echo)
+		datagrams, _ := serveUDP(t, "127.0.0.1:0", same)
+		d := start(t, Options{})
+		statuses := add(t, d,
+			fmt.Sprintf("0:%d/tcp", stream.(*net.TCPAddr).Port),
+			fmt.Sprintf("0:%d/udp", datagrams.(*net.UDPAddr).Port),
+			fmt.Sprintf("[fe80::1%%outside]:0:127.0.0.1:%d/tcp6", stream.(*net.TCPAddr).Port),
+			fmt.Sprintf("[fe80::1%%outside]:0:127.0.0.1:%d/udp6", datagrams.(*net.UDPAddr).Port))
+		for _, ip := range []string{"198.51.100.1", "198.51.100.2", "2001:db8::1", "2001:db8::2", "fe80::1%inside"} {
+			t.Logf("the client asks %s", ip)
+			tcpAt, udpAt := at(ip, statuses[0].Spec.ParentPort), at(ip, statuses[1].Spec.ParentPort)
+			var c *net.TCPConn
+			var u *net.UDPConn
+			outside.do(func() { c, u = dialTCP(t, tcpAt), dialUDP(t, udpAt) })
+			roundTrip(t, c, ip)
+			exchangeUDP(t, u, []byte(ip))
+			exchangeUDP(t, u, bytes.Repeat([]byte("x"), 65507))
+		}
+		var c *net.TCPConn
+		var u *net.UDPConn
+		outside.do(func() {
+			c = dialTCP(t, at("fe80::1%inside", statuses[2].Spec.ParentPort))
+			u = dialUDP(t, at("fe80::1%inside", statuses[3].Spec.ParentPort))
+		})
+		roundTrip(t, c, "a listener on an interface's address")
+		exchangeUDP(t, u, []byte("a socket on an interface's address"))
+	}}.Run(t)
+}
+
+// connectTo makes a veth pair, "outside" here with two addresses of each family
+// and "inside" there, in the client's namespace.
+func connectTo(t *testing.T, client *away) {
+	t.Helper()
+	var there int
+	client.do(func() { there = unix.Gettid() })
+	check := func(err error) {
+		if err != nil {
+			t.Helper()
+			t.Fatal(err)
+		}
+	}
+	check(netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "outside"}, PeerName: "inside", PeerNamespace: netlink.NsPid(there),
+	}))
+	check(furnish("outside", "198.51.100.1/24", "198.51.100.2/24", "2001:db8::1/64", "2001:db8::2/64", "fe80::1/64"))
+	var err error
+	client.do(func() { err = furnish("inside", "198.51.100.7/24", "2001:db8::7/64", "fe80::7/64") })
+	check(err)
+}
+
+// furnish gives addresses to an interface and brings it up.
+func furnish(name string, addresses ...string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD // usable at once
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(link)
 }
