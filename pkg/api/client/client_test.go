@@ -1,0 +1,189 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// serve answers every request at a socket with handler.
+func serve(t *testing.T, handler http.HandlerFunc) (socket string, conns *atomic.Int32) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "api.sock")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns = new(atomic.Int32)
+	s := &http.Server{Handler: handler, ConnState: func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			conns.Add(1)
+		case http.StateClosed:
+			conns.Add(-1)
+		}
+	}}
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Serve(ln) }()
+	t.Cleanup(func() {
+		s.Close()
+		<-ended
+		testenv.Until(t, "connections to close", func() bool { return conns.Load() == 0 })
+	})
+	return socket, conns
+}
+
+func open(t *testing.T, o client.Options) *client.Client {
+	c := client.New(o)
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+func TestWhatIsSent(t *testing.T) {
+	var got string
+	socket, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got = r.Method + " " + r.URL.Path + " " + r.Header.Get("Content-Type") + " " + string(body)
+		if r.Method == "POST" {
+			w.WriteHeader(http.StatusCreated)
+		}
+		switch r.Method + r.URL.Path {
+		case "GET/v1/info", "POST/v1/ports":
+			io.WriteString(w, `{"id":5,"future":true}`)
+		case "GET/v1/ports", "POST/v1/ports/batch":
+			io.WriteString(w, `[{"id":5},{"id":6}]`)
+		}
+	})
+	c, ctx := open(t, client.Options{Socket: socket}), t.Context()
+	spec := api.PortSpec{Proto: "tcp", ParentIP: "::1", ParentPort: 1, ChildPort: 2}
+	const sent = `{"proto":"tcp","parentIP":"::1","parentPort":1,"childPort":2}`
+	for _, tc := range []struct {
+		want string
+		call func() (int, error)
+	}{
+		{"GET /v1/info  ", func() (int, error) { _, err := c.Info(ctx); return 0, err }},
+		{"GET /v1/ports  ", func() (int, error) { l, err := c.ListPorts(ctx); return len(l), err }},
+		{"POST /v1/ports application/json " + sent, func() (int, error) { s, err := c.AddPort(ctx, spec); return s.ID, err }},
+		{"POST /v1/ports/batch application/json [" + sent + "]", func() (int, error) { l, err := c.AddPorts(ctx, []api.PortSpec{spec}); return len(l), err }},
+		{"POST /v1/ports/batch application/json []", func() (int, error) { l, err := c.AddPorts(ctx, nil); return len(l), err }},
+		{"DELETE /v1/ports/7  ", func() (int, error) { return 0, c.RemovePort(ctx, 7) }},
+	} {
+		n, err := tc.call()
+		if err != nil || got != tc.want {
+			t.Errorf("sent %q, error %v, want %q", got, err, tc.want)
+		}
+		if want := map[bool]int{true: 5, false: 2}[strings.HasPrefix(tc.want, "POST /v1/ports a")]; n != 0 && n != want {
+			t.Errorf("%s: the answer is read as %d, want %d", tc.want, n, want)
+		}
+	}
+}
+
+func TestARefusalIsAnErrorWithItsCode(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		want   error
+		text   string
+	}{
+		"the API's own":            {409, `{"message":"port taken","code":"conflict"}`, api.ErrConflict, "port taken"},
+		"the code, not the status": {400, `{"message":"gone","code":"not_found"}`, api.ErrNotFound, "gone"},
+		"a code of the future":     {422, `{"message":"odd","code":"odd"}`, api.ErrInternal, "odd"},
+		"plain text":               {431, "431 Request Header Fields Too Large", api.ErrBadRequest, "431"},
+		"another API's":            {404, `{"error":"x"}`, api.ErrNotFound, `error`},
+		"nothing":                  {502, "", api.ErrInternal, "502"},
+		"very much":                {500, strings.Repeat("x", 1<<20), api.ErrInternal, "xxx"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(tc.status)
+				io.WriteString(w, tc.body)
+			})
+			_, err := open(t, client.Options{Socket: socket}).Info(t.Context())
+			var e *api.Error
+			if !errors.As(err, &e) || !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) || len(err.Error()) > 300 {
+				t.Errorf("error is %.300v, want %v with %q", err, tc.want, tc.text)
+			}
+		})
+	}
+}
+
+func TestAnAnswerThatIsNotJSONIsAnError(t *testing.T) {
+	socket, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
+	if _, err := open(t, client.Options{Socket: socket}).ListPorts(t.Context()); err == nil || !strings.Contains(err.Error(), socket) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestAGateThatDoesNotAnswer(t *testing.T) {
+	release := make(chan struct{})
+	socket, _ := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(release)
+	_, err := open(t, client.Options{Socket: socket, Timeout: 20 * time.Millisecond}).Info(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), socket) {
+		t.Errorf("by the timeout: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := open(t, client.Options{Socket: socket, Timeout: -1}).Info(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("by the context's deadline: %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err := open(t, client.Options{Socket: socket}).Info(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("by a cancelled context: %v", err)
+	}
+}
+
+func TestNoGateAtTheSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	if _, err := open(t, client.Options{Socket: socket}).Info(t.Context()); !errors.Is(err, syscall.ENOENT) || !strings.Contains(err.Error(), socket) {
+		t.Errorf("no socket: %v", err)
+	}
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln.Close()
+	if _, err := open(t, client.Options{Socket: socket}).Info(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a stale socket: %v", err)
+	}
+}
+
+func TestConnectionsAreKeptAndClosed(t *testing.T) {
+	socket, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]") })
+	c := client.New(client.Options{Socket: socket})
+	for range 5 {
+		if _, err := c.ListPorts(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections for calls one after another", n)
+	}
+	c.CloseIdleConnections()
+	testenv.Until(t, "the connection to close", func() bool { return conns.Load() == 0 })
+	if _, err := c.ListPorts(t.Context()); err != nil {
+		t.Errorf("after CloseIdleConnections: %v", err)
+	}
+	c.CloseIdleConnections()
+}
