@@ -26,11 +26,6 @@ func TestAStateDirThatCannotBeWrittenIsRefused(t *testing.T) {
 			badInput{[]string{"--state-dir=" + dir, "true"}, []string{"state", dir}}.refuse(t, h, 1)
 		})
 	}
-	t.Run("with a runtime directory that is missing", func(t *testing.T) {
-		cmd := h.Command("gatekit", "true")
-		cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR=/srv/roots/none")
-		badInput{nil, []string{"/srv/roots/none", "XDG_RUNTIME_DIR"}}.check(t, h.Run(t, cmd), 1)
-	})
 }
 
 func TestSubordinateIDsThatDoNotSufficeAreRefused(t *testing.T) {
@@ -41,14 +36,12 @@ func TestSubordinateIDsThatDoNotSufficeAreRefused(t *testing.T) {
 		subuid, subgid string
 		says           []string
 	}{
-		"no user ids":                     {"", good, []string{"/etc/subuid", "--add-subuids"}},
-		"no group ids":                    {good, "", []string{"/etc/subgid", "--add-subgids"}},
-		"neither":                         {"", "", []string{"/etc/subuid", "--add-subuids"}},
-		"those of others":                 {"eve:1000000:65536\n", "eve:1000000:65536\n", []string{"/etc/subuid", "--add-subuids"}},
-		"too few user ids":                {small, good, []string{"/etc/subuid", "1000", "--add-subuids"}},
-		"too few group ids":               {good, small, []string{"/etc/subgid", "1000", "--add-subgids"}},
-		"a range that is none":            {"ada:x:65536\n", good, []string{"/etc/subuid"}},
-		"ranges that newuidmap disallows": {"", good, []string{"ada", "usermod"}},
+		"no user ids":       {"", good, []string{"/etc/subuid", "--add-subuids"}},
+		"no group ids":      {good, "", []string{"/etc/subgid", "--add-subgids"}},
+		"neither":           {"", "", []string{"/etc/subuid", "--add-subuids"}},
+		"those of others":   {"eve:1000000:65536\n", "eve:1000000:65536\n", []string{"/etc/subuid", "--add-subuids"}},
+		"too few user ids":  {small, good, []string{"/etc/subuid", "1000", "--add-subuids"}},
+		"too few group ids": {good, small, []string{"/etc/subgid", "1000", "--add-subgids"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h.SetSubIDs(t, c.subuid, c.subgid)

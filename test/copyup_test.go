@@ -46,10 +46,9 @@ func TestCopyUpMakesADirectoryWritableInsideOnly(t *testing.T) {
 			rm /etc/replaced; echo inside > /etc/replaced
 			rm /etc/removed
 			mkdir /etc/newdir; echo deep > /etc/newdir/file
-			rm -rf /etc/dir; mkdir /etc/dir; echo replaced > /etc/dir/kept
-			cat /etc/made /etc/replaced /etc/newdir/file /etc/dir/kept
+			cat /etc/made /etc/replaced /etc/newdir/file
 			test ! -e /etc/removed`)...)
-		if want := fstype + "\nhost\nhost\nnew\ninside\ndeep\nreplaced\n"; out != want {
+		if want := fstype + "\nhost\nhost\nnew\ninside\ndeep\n"; out != want {
 			t.Errorf("inside: %q, want %q", out, want)
 		}
 		for path, want := range map[string]string{"/etc/replaced": "host\n", "/etc/removed": "host\n", "/etc/dir/kept": "host\n"} {
@@ -70,15 +69,19 @@ func TestCopyUpHidesTheOriginalBehindSymlinks(t *testing.T) {
 	h := testenv.NewHost(t)
 	// dockerd-rootless.sh removes what it finds as symlinks.
 	out := output(t, h, "--copy-up=/etc", "sh", "-ec", `
-		test -L /etc/passwd
-		original=/etc/$(ls -A /etc | grep '^\.ro')
-		test -d "$original"
-		cmp /etc/passwd "$original/passwd"
-		test "$(realpath /etc/passwd)" = "$original/passwd"
-		rm /etc/passwd; test ! -e /etc/passwd; test -e "$original/passwd"
-		echo fine`)
-	if out != "fine\n" {
+		for f in passwd ssl; do
+			test -L /etc/$f
+			original=$(realpath /etc/$f)
+			case $original in /etc/.ro*/$f) ;; *) echo "the original is $original" ;; esac
+			rm /etc/$f; test ! -e /etc/$f; test -e $original
+		done`)
+	if out != "" {
 		t.Error(out)
+	}
+	for _, path := range []string{"/etc/passwd", "/etc/ssl"} {
+		if _, err := os.Stat(h.Path(path)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -139,11 +142,11 @@ func TestCopyUpFollowsASymlinkedTarget(t *testing.T) {
 		"as k3s does":       {"/etc", "/var/run", "/run", "/var/lib"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachCopyUpMode(t, func(t *testing.T, fstype string, copyUp func(...string) []string) {
+			eachCopyUpMode(t, func(t *testing.T, _ string, copyUp func(...string) []string) {
 				got := output(t, h, append(copyUp(dirs...), "sh", "-ec", `
-					readlink -f /var/run; stat -f -c %T /run; cat /var/run/service
+					readlink -f /var/run; cat /var/run/service
 					echo one > /var/run/one; echo two > /run/two; cat /run/one /var/run/two`)...)
-				if want := "/run\n" + fstype + "\nhost\none\ntwo\n"; got != want {
+				if want := "/run\nhost\none\ntwo\n"; got != want {
 					t.Errorf("got %q, want %q", got, want)
 				}
 				if left, _ := filepath.Glob(h.Path("/run/one")); left != nil {

@@ -142,15 +142,21 @@ func TestTheStateDirHoldsTheFilesOfTheGate(t *testing.T) {
 
 func TestTheDefaultStateDirIsUnderTheRuntimeDirectory(t *testing.T) {
 	h := testenv.NewHost(t)
-	before := trace(t, h)
-	for name, c := range map[string]struct{ env, under string }{
-		"XDG_RUNTIME_DIR":                      {"XDG_RUNTIME_DIR=" + h.User.RuntimeDir, h.User.RuntimeDir + "/gatekit/"},
-		"the temp directory where none is set": {"XDG_RUNTIME_DIR=", "/tmp/"},
+	for name, c := range map[string]struct{ runtimeDir, under string }{
+		"XDG_RUNTIME_DIR":                            {h.User.RuntimeDir, h.User.RuntimeDir + "/gatekit/"},
+		"the temp directory where none is set":       {"", "/tmp/"},
+		"the temp directory where it does not exist": {"/run/user/nobody", "/tmp/"},
+		"the temp directory where it is of another":  {"/run/user/0", "/tmp/"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := h.Command("gatekit", "sh", "-c", "stat -c '%a %n' $GATEKIT_STATE_DIR")
-			cmd.Env = append(cmd.Env, c.env)
-			r := h.Run(t, cmd)
+			gatekit := func(args ...string) testenv.Result {
+				cmd := h.Command("gatekit", args...)
+				cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+c.runtimeDir)
+				return h.Run(t, cmd)
+			}
+			gatekit("true") // makes what stays
+			before := trace(t, h)
+			r := gatekit("sh", "-c", "stat -c '%a %n' $GATEKIT_STATE_DIR")
 			if !strings.HasPrefix(r.Stdout, "700 "+c.under) {
 				t.Errorf("%v, want a directory under %s of mode 700", r, c.under)
 			}

@@ -2,6 +2,7 @@ package test
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,7 +71,8 @@ func (g *gate) awaitReady(t *testing.T) {
 		if err != nil {
 			t.Fatalf("child_pid holds %q, want a decimal number and nothing else", text)
 		}
-		return true
+		// A killed gate leaves its child_pid until the next one starts.
+		return slices.Contains(testenv.Children(g.PID()), g.childPID)
 	})
 }
 
@@ -123,16 +125,12 @@ func lacks(text string, fragments ...string) []string {
 	return out
 }
 
-// trace lists what is on the Host now. The directory in which gates make their
-// state dirs is there already, as after a first run.
+// trace lists what is on the Host when at least one gate has run there: the
+// directory under which gates find each other stays.
 func trace(t *testing.T, h *testenv.Host) testenv.Trace {
 	t.Helper()
-	dir := h.Path(h.User.RuntimeDir + "/gatekit")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, int(h.User.UID), int(h.User.GID)); err != nil {
-		t.Fatal(err)
+	if _, err := os.Stat(h.Path(h.User.RuntimeDir + "/gatekit")); err != nil {
+		output(t, h, "--single-id", "true")
 	}
 	return h.Trace(t)
 }

@@ -114,13 +114,13 @@ func TestASingleIDNeedsNoSubordinateIDsAndNoHelpers(t *testing.T) {
 func TestSubordinateIDsComeFromTheSourceThatWasChosen(t *testing.T) {
 	h := testenv.NewHost(t)
 	u := h.User
-	inFile, elsewhere := u.SubUIDs.Start, u.SubUIDs.Start+70000
+	inFile, elsewhere := u.SubUIDs.Start, u.SubUIDs.Start+65536
 	// The directory that getsubids asks gives another range than the file. What
 	// newuidmap allows is both.
-	h.SetSubIDs(t, fmt.Sprintf("ada:%d:65536\nada:%d:10000\n", inFile, elsewhere), fmt.Sprintf("ada:%d:65536\nada:%d:10000\n", inFile, elsewhere))
-	h.WriteFile(t, "/srv/getsubids", fmt.Sprintf("#!/bin/sh\necho '0: ada %d 10000'\n", elsewhere), 0o755)
-	static := fmt.Sprintf("0 %d 1; 1 %d 65536; 65537 %d 10000", u.UID, inFile, elsewhere)
-	dynamic := fmt.Sprintf("0 %d 1; 1 %d 10000", u.UID, elsewhere)
+	h.SetSubIDs(t, fmt.Sprintf("ada:%d:65536\nada:%d:65536\n", inFile, elsewhere), fmt.Sprintf("ada:%d:65536\nada:%d:65536\n", inFile, elsewhere))
+	h.WriteFile(t, "/srv/getsubids", fmt.Sprintf("#!/bin/sh\necho '0: ada %d 65536'\n", elsewhere), 0o755)
+	static := fmt.Sprintf("0 %d 1; 1 %d 65536; 65537 %d 65536", u.UID, inFile, elsewhere)
+	dynamic := fmt.Sprintf("0 %d 1; 1 %d 65536", u.UID, elsewhere)
 	check := func(t *testing.T, want string, args ...string) {
 		t.Helper()
 		uids, gids := idMaps(t, output(t, h, append(args, showMaps...)...))

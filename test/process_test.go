@@ -177,7 +177,6 @@ func TestPassedSocketsReachTheCommand(t *testing.T) {
 	for name, flags := range map[string][]string{
 		"plain":                     {},
 		"pid namespace":             {"--pidns"},
-		"pid namespace, no reaper":  {"--pidns", "--reaper=false"},
 		"network":                   {"--net=slirp", "--copy-up=/etc"},
 		"network that stands apart": {"--net=slirp", "--detach-netns"},
 	} {

@@ -14,18 +14,19 @@ import (
 )
 
 // forwardedSignals are all that a process can be sent and catch, but for the
-// three that the gate keeps, with the first, a middle and the last of the
-// real-time signals (32 and 33 are the C library's own).
+// three that the gate keeps and SIGPROF, which Go's runtime takes for its
+// profiler, with the first, a middle and the last of the real-time signals (32
+// to 34 are the C libraries' own, and Go's runtime leaves them to those).
 func forwardedSignals() []syscall.Signal {
 	var out []syscall.Signal
 	for s := syscall.Signal(1); s < 32; s++ {
 		switch s {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG:
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, unix.SIGPROF:
 		default:
 			out = append(out, s)
 		}
 	}
-	return append(out, 34, 42, 64)
+	return append(out, 35, 42, 64)
 }
 
 // reportSignals is a command that writes "got N" for each signal N it gets. It
@@ -139,9 +140,6 @@ func TestASignalThatEndsTheCommandShowsInTheExitCode(t *testing.T) {
 			script := fmt.Sprintf("ulimit -c 0; kill -%d $$", sig)
 			if r := runGate(t, h, append(flags, "sh", "-c", script)...); r.Code != 128+int(sig) {
 				t.Errorf("%s: ended by %v: %v, want exit code %d", name, sig, r, 128+int(sig))
-			}
-			if r := h.Run(t, h.Command("rootlesskit", append(flags, "sh", "-c", script)...)); r.Code != 255 {
-				t.Errorf("rootlesskit, %s: ended by %v: %v, want exit code 255", name, sig, r)
 			}
 		}
 	}

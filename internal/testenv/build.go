@@ -10,16 +10,8 @@ import (
 	"testing"
 )
 
-// personas are the other names under which the binaries are started.
-var personas = map[string]string{
-	"rootlesskit":        "gatekit",
-	"docker-rootlesskit": "gatekit",
-	"rootlessctl":        "gatectl",
-}
-
-// binaries is the directory with gatekit, gatectl, their other names and this
-// test binary as "probe". It is built once per test run, from the sources as
-// they are now.
+// binaries is the directory with gatekit, gatectl and this test binary as
+// "probe". It is built once per test run, from the sources as they are now.
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gatekit-bin-")
 	if err != nil {
@@ -53,15 +45,10 @@ func build(dir string) error {
 	if os.Getenv("GATEKIT_TEST_RACE") == "1" {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, "./cmd/gatekit", "./cmd/gatectl")...)
+	cmd := exec.Command("go", append(args, "./cmd/...")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	for name, target := range personas {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
-			return err
-		}
 	}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {

@@ -17,6 +17,7 @@ type Terminal struct {
 	Output *Buffer
 
 	keyboard *os.File // the master side
+	seen     int      // how much of Output was expected already
 	line     *os.File // the slave side, until a command has it
 }
 
@@ -102,11 +103,19 @@ func (x *Terminal) Type(t testing.TB, keys string) {
 	}
 }
 
-// Expect waits until the terminal has shown the text.
+// Expect waits until the terminal has shown the text, after all that was
+// expected before.
 func (x *Terminal) Expect(t testing.TB, text string) {
 	t.Helper()
-	if !Eventually(Patience, func() bool { return strings.Contains(x.Output.String(), text) }) {
-		t.Fatalf("the terminal never showed %q; it shows:\n%s", text, x.Output.String())
+	shown := Eventually(Patience, func() bool {
+		at := strings.Index(x.Output.String()[x.seen:], text)
+		if at >= 0 {
+			x.seen += at + len(text)
+		}
+		return at >= 0
+	})
+	if !shown {
+		t.Fatalf("the terminal never showed %q; it shows:\n%s", text, x.Output)
 	}
 }
 
