@@ -27,7 +27,7 @@ type process struct {
 // launch executes this program again, in new namespaces, as the child. The child
 // holds the ambient capabilities of its user namespace, so that it can work
 // before, and while, its ids are mapped: one execution is enough.
-func launch(o *Options, stateDir string) (*process, *handshake.Conn, error) {
+func launch(o *Options) (*process, *handshake.Conn, error) {
 	conn, theirs, err := handshake.Pair()
 	if err != nil {
 		return nil, nil, err
@@ -36,7 +36,7 @@ func launch(o *Options, stateDir string) (*process, *handshake.Conn, error) {
 	cmd := exec.Command("/proc/self/exe", o.ChildArgs...)
 	cmd.Args[0] = child.Name
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = environment(o.Env, stateDir)
+	cmd.Env = o.Env
 	cmd.ExtraFiles = append([]*os.File{theirs}, o.ListenFiles...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  o.cloneFlags(),

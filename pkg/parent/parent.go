@@ -80,6 +80,7 @@ type gate struct {
 	child   *process
 	session *session
 	ports   port.Driver // nil without one
+	notify  *notifier   // nil without one
 
 	running atomic.Bool // the command was let go
 	stop    sync.Once   // of stopCommand
@@ -123,8 +124,18 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 	if err := g.writeEtcFiles(); err != nil {
 		return exit, err
 	}
+	env := g.o.Env
+	if g.o.Network.Plan().Namespace && !g.o.DetachNetns {
+		if g.notify, env, err = newNotifier(env, g.dir.Path()); err != nil {
+			return exit, err
+		}
+		if g.notify != nil {
+			defer g.notify.close()
+		}
+	}
+	g.o.Env = environment(env, g.dir.Path())
 	var conn *handshake.Conn
-	if g.child, conn, err = launch(g.o, g.dir.Path()); err != nil {
+	if g.child, conn, err = launch(g.o); err != nil {
 		return exit, err
 	}
 	g.o.Logger.Debug("the child runs in its namespaces", "pid", g.child.cmd.Process.Pid, "stateDir", g.dir.Path())
@@ -156,6 +167,9 @@ func (g *gate) supervise(ctx context.Context, ids idMaps) (Exit, error) {
 	parts.Go(func() error { return g.watch(ctx, partsCtx) })
 	if g.o.Signals != nil {
 		parts.Go(func() error { return g.forwardSignals(partsCtx) })
+	}
+	if g.notify != nil {
+		parts.Go(func() error { return g.notify.run(partsCtx) })
 	}
 	err := parts.Wait()
 	var early earlySignal

@@ -1,0 +1,65 @@
+package parent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
+	name := fmt.Sprintf("@gatekit-test-%d", os.Getpid())
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	dir := t.TempDir()
+	n, env, err := newNotifier([]string{"A=b", "NOTIFY_SOCKET=" + name}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET="+dir) })
+	if i < 0 {
+		t.Fatalf("no socket in the state dir: %q", env)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.run(ctx) }()
+	service, err := net.Dial("unixgram", strings.TrimPrefix(env[i], "NOTIFY_SOCKET="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	if _, err := service.Write([]byte("READY=1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := manager.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 100)
+	size, err := manager.Read(buffer)
+	if err != nil || string(buffer[:size]) != "READY=1" {
+		t.Errorf("the manager got %q, %v", buffer[:size], err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestAManagerWithAPathIsReachedWithoutUs(t *testing.T) {
+	for _, env := range [][]string{nil, {"A=b"}, {"NOTIFY_SOCKET=/run/systemd/notify"}} {
+		n, got, err := newNotifier(env, t.TempDir())
+		if n != nil || err != nil || !slices.Equal(got, env) {
+			t.Errorf("%q: %v, %q, %v", env, n, got, err)
+		}
+	}
+}
