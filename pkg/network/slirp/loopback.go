@@ -101,7 +101,7 @@ var (
 // rest of the namespace's own network, in which there is nobody else, and for
 // what is no unicast address.
 func (e *egress) destination(asked netip.AddrPort) (netip.AddrPort, bool) {
-	addr := asked.Addr().Unmap()
+	addr := asked.Addr()
 	for _, s := range e.subnets {
 		if !s.enabled() || !s.prefix.Contains(addr) {
 			continue
@@ -114,10 +114,10 @@ func (e *egress) destination(asked netip.AddrPort) (netip.AddrPort, bool) {
 		}
 		return netip.AddrPortFrom(loopbackIPv6, asked.Port()), true
 	}
-	if reservedIPv4(addr) || addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast() && addr.Is6() {
+	if addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() || reservedIPv4(addr) || reservedIPv6(addr) {
 		return netip.AddrPort{}, false
 	}
-	return netip.AddrPortFrom(addr, asked.Port()), true
+	return asked, true
 }
 
 // source is the inverse of destination: the address under which the namespace
@@ -143,4 +143,16 @@ func reservedIPv4(a netip.Addr) bool {
 	}
 	b := a.As4()
 	return b[0] == 0 || b == [4]byte{255, 255, 255, 255}
+}
+
+// reservedIPv6 says whether an address is link-local, where the namespace's link
+// has nobody but the gateway, or has an IPv4 address in it that the kernel would
+// take for one: IPv4-mapped ones do not belong on a wire (RFC 6890), and
+// IPv4-compatible ones are no longer used (RFC 4291, 2.5.5.1).
+func reservedIPv6(a netip.Addr) bool {
+	if !a.Is6() {
+		return false
+	}
+	b := a.As16()
+	return a.IsLinkLocalUnicast() || a.Is4In6() || [12]byte(b[:12]) == [12]byte{}
 }

@@ -1,0 +1,208 @@
+package slirp
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+func TestUDPEchoesDatagramsOfAllSizes(t *testing.T) {
+	eachFamily(t, func(t *testing.T, r *rig, local string) {
+		c := r.dialUDP(r.gateway(listenUDP(t, local, echoUDP)))
+		buf := make([]byte, maxFrame)
+		for _, size := range []int{0, 1, 1400, 1452, 1453, 1472, 1473, 9001, 65507} {
+			msg := bytes.Repeat([]byte{byte(size)}, size)
+			if _, err := c.Write(msg); err != nil {
+				t.Fatalf("send %d bytes: %v", size, err)
+			}
+			n, err := c.Read(buf)
+			if err != nil {
+				t.Fatalf("echo of %d bytes: %v", size, err)
+			}
+			if !bytes.Equal(buf[:n], msg) {
+				t.Fatalf("sent %d bytes, got %d that differ", size, n)
+			}
+		}
+	})
+}
+
+func TestUDPEchoesAtTheLargestMTU(t *testing.T) {
+	o := all
+	o.MTU = MaxMTU
+	r := newRig(t, rigOptions{Options: o})
+	c := r.dialUDP(r.gateway(listenUDP(t, "127.0.0.1:0", echoUDP)))
+	msg := bytes.Repeat([]byte{7}, 65507) // a fragment and a bit
+	c.Write(msg)
+	buf := make([]byte, maxFrame)
+	if n, err := c.Read(buf); err != nil || !bytes.Equal(buf[:n], msg) {
+		t.Fatalf("got %d bytes, %v", n, err)
+	}
+}
+
+// The outside has to see one address and port for a socket of the namespace,
+// whomever it talks to.
+func TestUDPMappingDoesNotDependOnTheDestination(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	seen := make(chan netip.AddrPort, 2)
+	record := func(c *net.UDPConn, msg []byte, from netip.AddrPort) {
+		seen <- from
+		c.WriteToUDPAddrPort(msg, from)
+	}
+	a, b := listenUDP(t, "127.0.0.1:0", record), listenUDP(t, "127.0.0.1:0", record)
+	addr, proto := fullAddress(r.gateway(a))
+	addr.Addr = toAddress(r.net.subnets[0].child)
+	addr.Port = 4000
+	c, err := gonet.DialUDP(r.guest, &addr, nil, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	for _, to := range []netip.AddrPort{r.gateway(a), r.gateway(b)} {
+		c.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(to))
+		_, from, err := c.ReadFrom(make([]byte, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := from.(*net.UDPAddr).AddrPort(); got.Port() != to.Port() {
+			t.Errorf("answer from %v, want %v", got, to)
+		}
+	}
+	if first, second := <-seen, <-seen; first != second {
+		t.Errorf("the outside saw %v and %v", first, second)
+	}
+}
+
+func TestUDPAnswersOfStrangersStayOutside(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	stranger, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	server := listenUDP(t, "127.0.0.1:0", func(c *net.UDPConn, msg []byte, from netip.AddrPort) {
+		stranger.WriteTo([]byte("stranger"), net.UDPAddrFromAddrPort(from))
+		c.WriteToUDPAddrPort(msg, from)
+	})
+	addr, proto := fullAddress(netip.AddrPortFrom(r.net.subnets[0].child, 4000))
+	c, err := gonet.DialUDP(r.guest, &addr, nil, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	buf := make([]byte, 20)
+	for range 3 {
+		c.WriteTo([]byte("friend"), net.UDPAddrFromAddrPort(r.gateway(server)))
+		if n, _, err := c.ReadFrom(buf); err != nil || string(buf[:n]) != "friend" {
+			t.Fatalf("got %q, %v", buf[:n], err)
+		}
+	}
+	testenv.Until(t, "the stranger's datagrams to be dropped", func() bool { return r.e.udp.dropped.Load() == 3 })
+}
+
+// A port without a listener answers with an ICMP error, which must not end the
+// flow: the listener may come later.
+func TestUDPFlowSurvivesAPortThatIsClosed(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	c.Close()
+	guest := r.dialUDP(r.gateway(at))
+	for range 3 {
+		guest.Write([]byte("anybody?"))
+	}
+	testenv.Until(t, "the flow", func() bool { return len(flowsOf(r.e.udp)) == 1 })
+	listenUDP(t, at.String(), echoUDP)
+	guest.Write([]byte("hello"))
+	buf := make([]byte, 20)
+	if n, err := guest.Read(buf); err != nil || string(buf[:n]) != "hello" {
+		t.Errorf("got %q, %v", buf[:n], err)
+	}
+}
+
+// flowsOf copies the relay's flows.
+func flowsOf(u *udpRelay) []flow {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var out []flow
+	for _, f := range u.flows {
+		out = append(out, *f)
+	}
+	return out
+}
+
+func TestUDPEvictsTheLeastRecentlyUsedFlow(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, tweak: func(e *engine) { e.udp.limit = 2 }})
+	server := listenUDP(t, "127.0.0.1:0", echoUDP)
+	exchange := func(c *gonet.UDPConn) {
+		t.Helper()
+		c.Write([]byte("x"))
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b, c := r.dialUDP(r.gateway(server)), r.dialUDP(r.gateway(server)), r.dialUDP(r.gateway(server))
+	exchange(a)
+	exchange(b)
+	exchange(a) // so b is the oldest
+	exchange(c)
+	ports := map[int]bool{}
+	for _, f := range flowsOf(r.e.udp) {
+		ports[int(f.key.guest.Port())] = true
+	}
+	port := func(c *gonet.UDPConn) int { return c.LocalAddr().(*net.UDPAddr).Port }
+	if len(ports) != 2 || !ports[port(a)] || !ports[port(c)] {
+		t.Errorf("flows of ports %v are left, want those of %d and %d", ports, port(a), port(c))
+	}
+	if n := r.e.udp.evicted.Load(); n != 1 {
+		t.Errorf("%d flows were evicted, want 1", n)
+	}
+	exchange(b) // comes back as a new one
+}
+
+func TestUDPFlowsExpire(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	c := r.dialUDP(r.gateway(listenUDP(t, "127.0.0.1:0", echoUDP)))
+	c.Write([]byte("x"))
+	c.Read(make([]byte, 1))
+	u := r.e.udp
+	age := func(d time.Duration) {
+		u.mu.Lock()
+		for _, f := range u.flows {
+			f.used = time.Now().Add(-d)
+		}
+		u.mu.Unlock()
+		u.expire()
+	}
+	age(longIdle - time.Minute)
+	if n := len(flowsOf(u)); n != 1 {
+		t.Fatalf("%d flows before the time, want 1", n)
+	}
+	age(longIdle + time.Second)
+	if n := len(flowsOf(u)); n != 0 || len(u.sessions) != 0 || u.timer != nil {
+		t.Errorf("%d flows, %d sessions, timer %v after the time, want none", n, len(u.sessions), u.timer)
+	}
+}
+
+func TestUDPIsNotLetOut(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	got := make(chan struct{}, 1)
+	server := listenUDP(t, "127.0.0.1:0", func(*net.UDPConn, []byte, netip.AddrPort) { got <- struct{}{} })
+	r.dialUDP(r.gateway(server)).Write([]byte("x"))
+	testenv.Until(t, "the datagram to be refused", func() bool { return r.e.udp.refused.Load() == 1 })
+	select {
+	case <-got:
+		t.Error("a datagram reached the host's loopback")
+	default:
+	}
+}
