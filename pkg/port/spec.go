@@ -15,7 +15,8 @@ package port
 // which address was left out: it is a port or an address.
 //
 // PROTO limits the host's side alone: "tcp4" listens on IPv4, and may well
-// forward to an IPv6 address in the namespace.
+// forward to an IPv6 address in the namespace. A link-local address names an
+// interface of its own side, by name or index: fe80::1%eth0.
 
 import (
 	"fmt"
