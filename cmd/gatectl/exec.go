@@ -25,6 +25,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -83,6 +84,9 @@ func execute(c *cli.Context) error {
 // enter starts the program inside the gate.
 func enter(info api.Info, args []string) (*linux.Process, error) {
 	child, err := linux.OpenProcess(info.ChildPID)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil, fmt.Errorf("there is no process %d, the child of the gate: has it ended, or does gatectl run in a pid namespace of its own?", info.ChildPID)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the gate's child: %w", err)
 	}

@@ -75,19 +75,18 @@ func bases() []string {
 // instead.
 func Base() (string, error) {
 	var base string
+	var err error
 	for _, base = range bases() {
-		err := os.Mkdir(base, 0o700)
-		if err == nil || errors.Is(err, fs.ErrExist) {
-			break
+		err = os.Mkdir(base, 0o700)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			continue
 		}
-		if base == bases()[len(bases())-1] {
-			return "", unwritable(base, err)
+		if err = checkBase(base); err != nil {
+			return "", err
 		}
+		return base, nil
 	}
-	if err := checkBase(base); err != nil {
-		return "", err
-	}
-	return base, nil
+	return "", unwritable(base, err)
 }
 
 func checkBase(base string) error {

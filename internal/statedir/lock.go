@@ -140,6 +140,9 @@ func empty(root *os.Root) error {
 	}
 	names, err := dir.Readdirnames(-1)
 	dir.Close()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was removed while we held it
+	}
 	errs := []error{err}
 	for _, name := range names {
 		if name != lockName {

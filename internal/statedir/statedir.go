@@ -345,7 +345,9 @@ func (d *Dir) close() error {
 	for _, name := range madeByGate {
 		errs = append(errs, d.root.RemoveAll(name))
 	}
-	if d.entry != "" {
+	// A directory that was removed and made anew is another gate's, and so is
+	// its entry.
+	if d.entry != "" && d.atPath() {
 		if err := os.Remove(d.entry); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

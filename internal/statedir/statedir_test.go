@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/gofrs/flock"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // helperEnv makes the test binary hold a state dir until its stdin ends.
@@ -23,7 +25,7 @@ func TestMain(m *testing.M) {
 		hold(path)
 		return
 	}
-	os.Exit(m.Run())
+	testenv.Main(m)
 }
 
 // hold is a gate: it makes its files, says so, and waits to be killed.
@@ -394,6 +396,23 @@ func TestLookingDoesNotMakeCreateFail(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+func TestADirectoryThatWasRemovedUnderTheGateIsNoError(t *testing.T) {
+	home(t)
+	for _, path := range []string{"", filepath.Join(t.TempDir(), "state")} {
+		d := create(t, Options{Path: path})
+		if err := os.RemoveAll(d.Path()); err != nil {
+			t.Fatal(err)
+		}
+		// Another gate may have it meanwhile, and keeps it.
+		next := create(t, Options{Path: d.Path()})
+		closeDir(t, d)
+		if gates, err := List(); err != nil || len(gates) != 1 || gates[0].StateDir != next.Path() {
+			t.Errorf("List() = %v, %v, want the next gate at %s", gates, err, next.Path())
+		}
+		closeDir(t, next)
+	}
 }
 
 func TestChildPIDAppearsReadOnlyWhateverTheUmask(t *testing.T) {
