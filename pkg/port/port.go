@@ -63,7 +63,8 @@ type Driver interface {
 
 	// Run serves until ctx is done, and returns nil then. When it returns, all
 	// forwards and their connections are gone, and so are its goroutines and
-	// descriptors. Add fails before Run and after it.
+	// descriptors. Add and Remove wait until Run has begun, as long as their
+	// contexts let them, and fail after it.
 	Run(ctx context.Context) error
 
 	// Add puts all specs in place, or none. The statuses come in the order of

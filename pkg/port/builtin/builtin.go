@@ -109,8 +109,8 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	}
 }
 
-// errNotRunning answers Add and Remove before Run and after it.
-var errNotRunning = errors.New("the port driver is not running")
+// errNotRunning answers Add and Remove after Run.
+var errNotRunning = errors.New("the port driver has ended")
 
 // Driver is the builtin port driver. It implements port.Driver. Its methods are
 // safe for concurrent use.
@@ -121,7 +121,7 @@ type Driver struct {
 	count     counters
 	pool      *pool
 	carriers  carriers
-	ready     chan struct{} // closed when Add works
+	begun     chan struct{} // closed when Run serves, or has failed to
 
 	// turn holds one token, taken by what changes the set of forwards. It is a
 	// channel because its holder waits for the loops.
@@ -169,7 +169,7 @@ func New(opts Options) *Driver {
 		opts:      opts,
 		keepAlive: linux.KeepAlive{Idle: opts.KeepAlive, Interval: max(opts.KeepAlive/2, time.Second), Count: 5},
 		log:       &rareLog{logger: opts.Logger},
-		ready:     make(chan struct{}),
+		begun:     make(chan struct{}),
 		turn:      make(chan struct{}, 1),
 		forwards:  map[int]*forward{},
 	}
@@ -184,10 +184,6 @@ func (d *Driver) Info() port.Info {
 	return port.Info{Driver: "builtin", Protos: port.Protos()}
 }
 
-// Ready is closed when Run has begun and Add works. It stays open when Run fails
-// before that.
-func (d *Driver) Ready() <-chan struct{} { return d.ready }
-
 // Run serves until ctx is done. See port.Driver. A driver runs once.
 func (d *Driver) Run(ctx context.Context) error {
 	d.mu.Lock()
@@ -201,25 +197,33 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	defer d.cancel()
 	var err error
-	if d.tcp, err = newAcceptor(d); err != nil {
+	if d.tcp, err = newAcceptor(d); err == nil {
+		if d.udp, err = newExchange(d); err != nil {
+			d.tcp.loop.close()
+		}
+	}
+	if err == nil {
+		d.setState(running)
+	}
+	close(d.begun)
+	if err == nil {
+		err = d.runLoops(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("port driver: %w", err)
 	}
-	if d.udp, err = newExchange(d); err != nil {
-		d.tcp.loop.close()
-		return fmt.Errorf("port driver: %w", err)
-	}
+	return nil
+}
 
+// runLoops serves until ctx is done, and takes everything down.
+func (d *Driver) runLoops(ctx context.Context) (err error) {
 	failed := make(chan error, 2)
 	var loops sync.WaitGroup
 	loops.Go(func() { failed <- d.tcp.run() })
 	loops.Go(func() { failed <- d.udp.run() })
-	d.setState(running)
-	close(d.ready)
-
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-		err = fmt.Errorf("port driver: %w", err)
 	}
 
 	d.turn <- struct{}{} // let an Add or Remove under way finish
@@ -252,11 +256,16 @@ func (d *Driver) takeAll() map[int]*forward {
 	return all
 }
 
-// begin waits for the turn to change the set of forwards. The caller calls
-// end when it is done.
+// begin waits for Run, and for the turn to change the set of forwards. The
+// caller calls end when it is done.
 func (d *Driver) begin(ctx context.Context) (end func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	select {
+	case <-d.begun:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	select {
 	case d.turn <- struct{}{}:

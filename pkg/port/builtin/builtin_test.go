@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -184,16 +185,21 @@ func TestInfo(t *testing.T) {
 func TestADriverWorksWhileItRuns(t *testing.T) {
 	d := New(Options{Sockets: &home{}})
 	spec := specs(t, "127.0.0.1:0:80/tcp")
-	if _, err := d.Add(t.Context(), spec); err == nil {
-		t.Error("Add works before Run")
+	type answer struct {
+		statuses []port.Status
+		err      error
 	}
+	added := make(chan answer)
+	go func() { // it may come before Run
+		statuses, err := d.Add(t.Context(), spec)
+		added <- answer{statuses, err}
+	}()
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error)
 	go func() { result <- d.Run(ctx) }()
-	<-d.Ready()
-	status, err := d.Add(t.Context(), spec)
-	if err != nil {
-		t.Fatal(err)
+	first := <-added
+	if first.err != nil {
+		t.Fatal(first.err)
 	}
 	if err := d.Run(ctx); err == nil {
 		t.Error("a driver runs twice")
@@ -202,7 +208,7 @@ func TestADriverWorksWhileItRuns(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
-	if _, err := net.Dial("tcp", at("127.0.0.1", status[0].Spec.ParentPort)); err == nil {
+	if _, err := net.Dial("tcp", at("127.0.0.1", first.statuses[0].Spec.ParentPort)); err == nil {
 		t.Error("the listener is still there after Run")
 	}
 	if _, err := d.Add(t.Context(), spec); err == nil {
@@ -217,11 +223,19 @@ func TestADriverWorksWhileItRuns(t *testing.T) {
 }
 
 func TestAddGivesUpWithItsContext(t *testing.T) {
-	d := start(t, Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := d.Add(ctx, specs(t, "127.0.0.1:0:80/tcp")); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	for name, d := range map[string]*Driver{
+		"of a driver that runs": start(t, Options{}), "of one that has not begun": New(Options{Sockets: &home{}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			if name == "of a driver that runs" {
+				cancel()
+			}
+			if _, err := d.Add(ctx, specs(t, "127.0.0.1:0:80/tcp")); !errors.Is(err, ctx.Err()) || err == nil {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 

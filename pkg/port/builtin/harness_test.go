@@ -76,11 +76,6 @@ func start(t testing.TB, opts Options) *Driver {
 			t.Error("Run does not return")
 		}
 	})
-	select {
-	case <-d.Ready():
-	case <-time.After(testenv.Patience):
-		t.Fatal("the driver does not become ready")
-	}
 	return d
 }
 
