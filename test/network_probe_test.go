@@ -139,26 +139,36 @@ var _ = testenv.Probe("reset", func(args []string) int {
 	return report(errors.Join(err, conn.(*net.TCPConn).SetLinger(0), conn.Close()))
 })
 
-// pending ADDR COUNT begins COUNT connections, says so, and when its stdin ends
-// prints how many have come to something.
+// pending COUNT ADDR... begins COUNT connections to each address, says so, and
+// when its stdin ends prints what has come of them.
 var _ = testenv.Probe("pending", func(args []string) int {
-	addr := netip.MustParseAddrPort(args[0])
-	count, _ := strconv.Atoi(args[1])
+	count, _ := strconv.Atoi(args[0])
 	var polls []unix.PollFd
-	for range count {
-		fd, err := connectNonblock(addr)
-		if err != nil {
-			return report(err)
+	for _, addr := range args[1:] {
+		for range count {
+			fd, err := connectNonblock(netip.MustParseAddrPort(addr))
+			if err != nil {
+				return report(fmt.Errorf("%s: %w", addr, err))
+			}
+			polls = append(polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
 		}
-		polls = append(polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
 	}
 	fmt.Println("begun")
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	n, err := unix.Poll(polls, 0)
-	if err != nil {
+	if _, err := unix.Poll(polls, 0); err != nil {
 		return report(err)
 	}
-	fmt.Println(n, "of", count)
+	connected, failed := 0, 0
+	for _, p := range polls {
+		switch _, err := unix.Getpeername(int(p.Fd)); {
+		case p.Revents == 0:
+		case err == nil:
+			connected++
+		default:
+			failed++
+		}
+	}
+	fmt.Printf("%d connected, %d failed\n", connected, failed)
 	return 0
 })
 
@@ -257,9 +267,15 @@ var _ = testenv.Probe("segments", func(args []string) int {
 	return report(nil)
 })
 
-// send ADDR... sends a datagram to each, with the address as its payload.
+// send ADDR... sends a datagram to each, with the address as its payload. All
+// are of one family.
 var _ = testenv.Probe("send", func(args []string) int {
-	conn, err := net.ListenUDP("udp", nil)
+	// Without ::1, Go thinks that there is no IPv6, unless it is asked for.
+	network := "udp4"
+	if netip.MustParseAddrPort(args[0]).Addr().Is6() {
+		network = "udp6"
+	}
+	conn, err := net.ListenUDP(network, nil)
 	if err != nil {
 		return report(err)
 	}
