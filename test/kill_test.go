@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -48,29 +49,12 @@ func TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart(t *testing.T) {
 	h := testenv.NewHost(t)
 	before := trace(t, h)
 	for round := range killRounds {
-		moment := time.Duration(random.Int64N(int64(longestLife)))
 		victim := victims[round%len(victims)]
-		g := launch(t, h, "--net=slirp", "--copy-up=/etc", "--publish=127.0.0.1:0:80/tcp", "sleep", "60")
-		select {
-		case <-time.After(moment):
-		case <-g.Ended():
-			t.Fatalf("round %d: the gate did not start: %v", round, g.Wait(t))
-		}
-		pid := 0
-		testenv.Until(t, "the "+victim.name, func() bool {
-			if !g.Running() {
-				t.Fatalf("round %d: the gate did not start: %v", round, g.Wait(t))
-			}
-			pid = victim.find(g)
-			return pid != 0
-		})
-		kill(t, pid)
-		if r := g.Wait(t); r.Code == 0 {
-			t.Errorf("round %d: the gate ended well though its %s was killed after %v: %v", round, victim.name, moment, r)
-		}
-		h.NoProcesses(t)
-		if t.Failed() {
-			t.Fatalf("round %d: %s killed after %v", round, victim.name, moment)
+		moment := time.Duration(random.Int64N(int64(longestLife)))
+		if !t.Run(fmt.Sprintf("round %d, %s after %v", round, victim.name, moment), func(t *testing.T) {
+			killOnce(t, h, victim, moment)
+		}) {
+			t.FailNow()
 		}
 	}
 	g := startGate(t, h, "--net=slirp", "sleep", "60")
@@ -79,12 +63,37 @@ func TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart(t *testing.T) {
 	h.NoTrace(t, ignoreStateDir(g, before, h.Trace(t)))
 }
 
-// victims are the processes of a gate. find returns a process id, or 0 while
-// the process is not there.
-var victims = []struct {
+// killOnce starts a gate, kills the victim at the moment, and expects the gate
+// to end, and no process of it to be left.
+func killOnce(t *testing.T, h *testenv.Host, v victim, moment time.Duration) {
+	g := launch(t, h, "--net=slirp", "--copy-up=/etc", "sleep", "60")
+	select {
+	case <-time.After(moment):
+	case <-g.Ended():
+	}
+	pid := 0
+	testenv.Until(t, "the "+v.name, func() bool {
+		if !g.Running() {
+			t.Fatalf("the gate did not start: %v", g.Wait(t))
+		}
+		pid = v.find(g)
+		return pid != 0
+	})
+	kill(t, pid)
+	if r := g.Wait(t); r.Code == 0 {
+		t.Errorf("the gate ended well: %v", r)
+	}
+	h.NoProcesses(t)
+}
+
+// victim is a process of a gate. find returns its process id, or 0 while it is
+// not there.
+type victim struct {
 	name string
 	find func(g *gate) int
-}{
+}
+
+var victims = []victim{
 	{"parent", func(g *gate) int { return g.PID() }},
 	{"child", childOf},
 	{"command", func(g *gate) int {

@@ -3,9 +3,11 @@ package testenv
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -41,6 +43,9 @@ func build(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := dependOnSources(root); err != nil {
+		return err
+	}
 	args := []string{"build", "-o", dir + "/"}
 	if os.Getenv("GATEKIT_TEST_RACE") == "1" {
 		args = append(args, "-race")
@@ -55,6 +60,25 @@ func build(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, probeName), self, 0o755)
+}
+
+// dependOnSources looks at each file that the binaries are made of. go test
+// notes what a test looks at, and so does not take a cached result when the
+// binaries would be others now.
+func dependOnSources(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != root && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		switch filepath.Ext(path) {
+		case ".go", ".mod", ".sum":
+			_, err = os.Stat(path)
+		}
+		return err
+	})
 }
 
 // moduleRoot is the nearest directory above the working directory with a

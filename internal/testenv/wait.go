@@ -7,7 +7,7 @@ import (
 
 // Patience is how long the waiters of this package wait. It is long because
 // the machine may be busy; a passing test never waits that long.
-const Patience = 10 * time.Second
+const Patience = 30 * time.Second
 
 // Eventually polls cond until it is true, and reports whether that happened
 // within the timeout.
