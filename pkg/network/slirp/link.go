@@ -45,6 +45,7 @@ type link struct {
 	inspector  inspector
 	onDatagram func(*datagram)
 	dispatcher stack.NetworkDispatcher
+	found      finding // of the frame that run is at
 
 	// refused counts the frames from the namespace that were dropped, accepted
 	// those that were not.
@@ -60,10 +61,8 @@ var (
 func (l *link) run() error {
 	view := buffer.NewViewSize(maxFrame)
 	defer func() { view.Release() }()
-	buf := view.AsSlice()
-	var found finding
 	for {
-		h, n, err := l.dev.read(buf)
+		h, n, err := l.dev.read(view.AsSlice())
 		switch {
 		case err == nil:
 		case interrupted(err):
@@ -71,25 +70,32 @@ func (l *link) run() error {
 		default:
 			return fmt.Errorf("read from the TAP: %w", err)
 		}
-		frame := buf[:n]
-		switch l.inspector.inspect(frame, h, &found) {
-		case drop:
-			l.refused.Add(1)
-		case toUDP:
-			l.accepted.Add(1)
-			l.onDatagram(&found.datagram)
-		case toStack:
-			l.accepted.Add(1)
-			if n <= copyBelow {
-				l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), found.proto)
-				continue
-			}
-			view.CapLength(n)
-			l.deliver(split(view, found.headers), found.proto)
-			view = buffer.NewViewSize(maxFrame)
-			buf = view.AsSlice()
-		}
+		view = l.receive(view, h, n)
 	}
+}
+
+// receive passes on the frame of n bytes that was read into a view of maxFrame,
+// and returns the view for the next.
+func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
+	frame := view.AsSlice()[:n]
+	f := &l.found
+	switch l.inspector.inspect(frame, h, f) {
+	case drop:
+		l.refused.Add(1)
+	case toUDP:
+		l.accepted.Add(1)
+		l.onDatagram(&f.datagram)
+	case toStack:
+		l.accepted.Add(1)
+		if n <= copyBelow {
+			l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
+			break
+		}
+		view.CapLength(n)
+		l.deliver(split(view, f.headers), f.proto)
+		return buffer.NewViewSize(maxFrame)
+	}
+	return view
 }
 
 // split puts the headers of a frame into a view of their own. The stack looks at
@@ -101,7 +107,8 @@ func split(v *buffer.View, headers int) buffer.Buffer {
 	}
 	b := buffer.MakeWithView(buffer.NewViewWithData(v.AsSlice()[:headers]))
 	v.TrimFront(headers)
-	b.Append(v)
+	data := buffer.MakeWithView(v)
+	b.Merge(&data) // Append would fill up the first view
 	return b
 }
 

@@ -77,6 +77,16 @@ func (l *loop) watch(fd int, events uint32, w watcher) error {
 	return nil
 }
 
+// modify changes the events of an fd that is watched.
+func (l *loop) modify(fd int, events uint32) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return errStopped
+	}
+	return l.epoll.Modify(fd, uint64(fd), events)
+}
+
 // errStopped says that the engine is on its way down.
 var errStopped = errors.New("the network is stopping")
 

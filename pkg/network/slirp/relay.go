@@ -46,6 +46,10 @@ type relay struct {
 	// behind what the socket holds, so that reading that is not enough.
 	hostEnded atomic.Bool
 
+	// deaf says that the loop does not wait for the socket to be readable. It
+	// belongs to toGuest.
+	deaf bool
+
 	// users are the relay itself while it is open, and each direction that runs.
 	users   users
 	closing atomic.Bool
@@ -253,6 +257,7 @@ func (r *relay) pumpToGuest() {
 			switch {
 			case errno == unix.EAGAIN:
 				ended = false
+				r.listenToHost(true)
 				return // until EPOLLIN
 			case errno != 0:
 				r.end(true)
@@ -269,19 +274,38 @@ func (r *relay) pumpToGuest() {
 		switch err.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			return // until the endpoint is writable
+			// Until the endpoint is writable. What comes from the host until then
+			// is of no interest, and would wake us for every segment.
+			r.listenToHost(false)
+			return
 		default:
 			r.end(true)
 			return
 		}
 		// What comes after the look at the socket comes with an event of its own.
 		if int(n) == available && !ended {
+			r.listenToHost(true)
 			return
 		}
 		if moved += int(n); moved >= fairShare {
 			r.NotifyEvent(waiter.WritableEvents)
 			return
 		}
+	}
+}
+
+// listenToHost says whether the loop wants to know of what the socket has
+// received. When it does again, it is told of what is there already.
+func (r *relay) listenToHost(on bool) {
+	if r.deaf != on {
+		return
+	}
+	events := uint32(hostEvents)
+	if !on {
+		events &^= unix.EPOLLIN | unix.EPOLLRDHUP
+	}
+	if r.loop.modify(r.fd, events) == nil {
+		r.deaf = !on
 	}
 }
 

@@ -125,8 +125,14 @@ func TestUDPFlowSurvivesAPortThatIsClosed(t *testing.T) {
 	listenUDP(t, at.String(), echoUDP)
 	guest.Write([]byte("hello"))
 	buf := make([]byte, 20)
-	if n, err := guest.Read(buf); err != nil || string(buf[:n]) != "hello" {
-		t.Errorf("got %q, %v", buf[:n], err)
+	for {
+		n, err := guest.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(buf[:n]) == "hello" {
+			return // those before may have come late enough, too
+		}
 	}
 }
 
