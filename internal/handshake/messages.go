@@ -3,6 +3,7 @@ package handshake
 import (
 	"encoding/json"
 	"errors"
+	"syscall"
 
 	"github.com/gatekit/gatekit/pkg/network"
 )
@@ -47,10 +48,10 @@ type Request struct {
 }
 
 // Reply answers the request with the same ID. The sockets ride on it; where
-// there are none, Error says why.
+// there are none, Errno says why (errno(3)).
 type Reply struct {
-	ID    uint64 `json:"id"`
-	Error string `json:"error,omitempty"`
+	ID    uint64        `json:"id"`
+	Errno syscall.Errno `json:"errno,omitempty"`
 }
 
 // Exit is how the command ended: by exit(2) with Code, or by Signal if that is

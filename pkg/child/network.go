@@ -1,6 +1,7 @@
 package child
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -105,20 +106,20 @@ func (c *child) makeSockets(m handshake.Message) error {
 			f.Close()
 		}
 	}()
+	reply := handshake.Reply{ID: request.ID}
 	err := c.netns(func() error {
 		for range min(request.N, handshake.MaxFiles) {
 			fd, err := unix.Socket(request.Domain, request.Type|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 			if err != nil {
-				return os.NewSyscallError("socket", err)
+				return err
 			}
 			files = append(files, os.NewFile(uintptr(fd), "socket"))
 		}
 		return nil
 	})
-	reply := handshake.Reply{ID: request.ID}
 	// Some sockets are better than none: the parent uses what it gets.
-	if err != nil && len(files) == 0 {
-		reply.Error = err.Error()
+	if err != nil && len(files) == 0 && !errors.As(err, &reply.Errno) {
+		reply.Errno = unix.EIO
 	}
 	return c.conn.Send(handshake.KindSockets, reply, files...)
 }

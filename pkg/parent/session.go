@@ -150,9 +150,9 @@ func (s *session) Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, 
 			m.CloseFiles()
 			return nil, err
 		}
-		if reply.Error != "" {
+		if reply.Errno != 0 {
 			m.CloseFiles()
-			return nil, fmt.Errorf("make a socket in the namespace: %s", reply.Error)
+			return nil, fmt.Errorf("make a socket in the namespace: %w", reply.Errno)
 		}
 		return m.Files, nil
 	case <-ctx.Done():
