@@ -118,7 +118,7 @@ func (s *Server) answer(h handler) http.Handler {
 		if err != nil {
 			e := wireError(err)
 			if e.Code == api.CodeInternal {
-				s.o.Logger.Error("API: call failed", "call", r.Method+" "+r.URL.Path, "error", err)
+				s.o.Logger.Info("API: call failed", "call", r.Method+" "+r.URL.Path, "error", err)
 			}
 			status, value = e.Code.Status(), e
 		}
