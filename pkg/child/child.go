@@ -140,7 +140,7 @@ func (c *child) run() error {
 	if err := becomeRoot(); err != nil {
 		return err
 	}
-	if err := c.mounts.apply(c.log); err != nil {
+	if err := c.setUpMounts(); err != nil {
 		return err
 	}
 	if path := c.setup.DetachedNetns; path != "" {
@@ -184,6 +184,23 @@ func becomeRoot() error {
 		if err := syscall.Setresuid(0, 0, 0); err != nil {
 			return fmt.Errorf("become user 0 inside: %w", os.NewSyscallError("setresuid", err))
 		}
+	}
+	return nil
+}
+
+// setUpMounts changes the mount namespace, and enters the working directory
+// again: copy-up may have covered it.
+func (c *child) setUpMounts() error {
+	wd, wdErr := os.Getwd()
+	if err := c.mounts.apply(c.log); err != nil {
+		return err
+	}
+	if wdErr != nil {
+		return nil // it was removed before we started; the command's business
+	}
+	if err := os.Chdir(wd); err != nil {
+		c.log.Warn("the working directory is not there inside; using /", "error", err)
+		return os.Chdir("/")
 	}
 	return nil
 }
