@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,7 +161,7 @@ func TestExecLeavesTheProgramACleanProcess(t *testing.T) {
 	cmd := gatectlCommand(t, "exec", "sh", "-c", `
 		ls /proc/$$/fd
 		ulimit -S -n
-		grep -E '^(CapEff|CapBnd|SigBlk|SigIgn)' /proc/$$/status
+		grep -E '^(CapEff|CapBnd|SigBlk|SigIgn)' /proc/self/status
 		env`)
 	cmd.ExtraFiles = []*os.File{r, w}
 	// A limit of our own, which is not the one that Go raises.
@@ -310,44 +309,38 @@ func TestTheProgramDiesWithGatectl(t *testing.T) {
 	}
 }
 
-// A Ctrl-C reaches gatectl and the program; the program must count one.
-func TestAtATerminalTheProgramIsInTheForegroundAndGetsEachKeyOnce(t *testing.T) {
-	startGateFor(t, usual|syscall.CLONE_NEWPID)
-	master, slave := openTerminal(t)
-	cmd := gatectlCommand(t, "exec", "sh", "-c",
-		`trap 'n=$((n+1)); echo INT $n' INT; trap 'echo END $n; exit 3' TERM; test -t 0 && echo terminal >&2; while :; do read line; done`)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+// newTerminal makes a terminal for this user. A Host's is the same, but for the
+// Host, which would ask for root.
+func newTerminal(t *testing.T) *testenv.Terminal {
+	t.Helper()
+	h := &testenv.Host{User: &testenv.User{UID: uint32(os.Geteuid())}}
+	return h.NewTerminal(t)
+}
+
+// startAt starts gatectl exec at a terminal.
+func startAt(t *testing.T, terminal *testenv.Terminal, script string) *exec.Cmd {
+	t.Helper()
+	cmd := gatectlCommand(t, "exec", "sh", "-c", script)
+	terminal.Attach(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	slave.Close()
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	screen := bufio.NewReader(master)
-	expect := func(want string) {
-		t.Helper()
-		for {
-			line, err := screen.ReadString('\n')
-			if strings.Contains(line, want) {
-				return
-			}
-			if err != nil {
-				t.Fatalf("waiting for %q: %q, %v", want, line, err)
-			}
-			if strings.Contains(line, "INT 2") {
-				t.Fatal("one Ctrl-C came twice")
-			}
-		}
-	}
-	expect("terminal")
-	if _, err := master.Write([]byte{3}); err != nil {
-		t.Fatal(err)
-	}
-	expect("INT 1")
+	return cmd
+}
+
+// A Ctrl-C reaches gatectl and the program; the program must count one.
+func TestAtATerminalTheProgramIsInTheForegroundAndGetsEachKeyOnce(t *testing.T) {
+	startGateFor(t, usual|syscall.CLONE_NEWPID)
+	terminal := newTerminal(t)
+	cmd := startAt(t, terminal, `trap 'n=$((n+1)); echo INT $n' INT; trap 'echo END $n; exit 3' TERM; test -t 0 && echo terminal; while :; do read line; done`)
+	terminal.Expect(t, "terminal")
+	terminal.Type(t, "\x03")
+	terminal.Expect(t, "INT 1")
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	expect("END 1")
+	terminal.Expect(t, "END 1")
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 3 {
 		t.Errorf("code %d, want 3", code)
@@ -356,49 +349,15 @@ func TestAtATerminalTheProgramIsInTheForegroundAndGetsEachKeyOnce(t *testing.T) 
 
 func TestAStoppedProgramStopsGatectl(t *testing.T) {
 	startGateFor(t, usual|syscall.CLONE_NEWPID)
-	master, slave := openTerminal(t)
-	cmd := gatectlCommand(t, "exec", "sh", "-c", `kill -STOP $$; echo continued; exit 4`)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	slave.Close()
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	terminal := newTerminal(t)
+	cmd := startAt(t, terminal, `kill -STOP $$; echo continued; exit 4`)
 	testenv.Until(t, "gatectl to stop", func() bool { return strings.HasPrefix(statusOf(t, cmd.Process.Pid, "State"), "T") })
 	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := bufio.NewReader(master).ReadString('\n'); strings.TrimSpace(line) != "continued" {
-		t.Errorf("the terminal shows %q, %v", line, err)
-	}
-	go io.Copy(io.Discard, master)
+	terminal.Expect(t, "continued")
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 4 {
 		t.Errorf("code %d, want 4", code)
 	}
-}
-
-// openTerminal makes a pseudo-terminal (pty(7)).
-func openTerminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	master = os.NewFile(uintptr(fd), "/dev/ptmx")
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slave.Close() })
-	return master, slave
 }
