@@ -16,6 +16,7 @@ package statedir
 //	            resolv.conf  of the namespace
 //	            hosts        of the namespace
 //	            netns        the network namespace, when it is detached
+//	            notify.sock  for the command to say that it is ready (sd_notify(3))
 //	            ports.json   the forwards; the one file that outlives a gate
 //
 // All gates of a user are found under one directory, Base: a state dir that was
@@ -58,6 +59,7 @@ const (
 	resolvConfName = "resolv.conf"
 	hostsName      = "hosts"
 	netnsName      = "netns"
+	notifyName     = "notify.sock"
 	portsName      = "ports.json"
 
 	// childPIDNew is where child_pid is written before it gets its name.
@@ -65,7 +67,7 @@ const (
 )
 
 // madeByGate lists what a running gate makes and what is gone after it.
-var madeByGate = [...]string{socketName, childPIDName, childPIDNew, resolvConfName, hostsName, netnsName}
+var madeByGate = [...]string{socketName, childPIDName, childPIDNew, resolvConfName, hostsName, netnsName, notifyName}
 
 // ErrInUse marks a state dir that a running gate holds.
 var ErrInUse = errors.New("in use")
@@ -291,6 +293,9 @@ func (d *Dir) Hosts() string { return filepath.Join(d.path, hostsName) }
 
 // Netns is the path where a detached network namespace is mounted.
 func (d *Dir) Netns() string { return filepath.Join(d.path, netnsName) }
+
+// Notify is the path of the socket on which the command says that it is ready.
+func (d *Dir) Notify() string { return filepath.Join(d.path, notifyName) }
 
 // Ports is the path of the file that holds the forwards.
 func (d *Dir) Ports() string { return filepath.Join(d.path, portsName) }

@@ -35,7 +35,7 @@ func hold(path string) {
 		fmt.Println("error:", err)
 		return
 	}
-	for _, f := range []string{d.Socket(), d.ResolvConf(), d.Hosts(), d.Netns(), d.Ports()} {
+	for _, f := range []string{d.Socket(), d.ResolvConf(), d.Hosts(), d.Netns(), d.Notify(), d.Ports()} {
 		if err := os.WriteFile(f, []byte("left"), 0o600); err != nil {
 			fmt.Println("error:", err)
 			return
