@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
@@ -31,6 +32,7 @@ type engine struct {
 // run serves a device, which it owns, until ctx is done or the device fails.
 func (n *Network) run(ctx context.Context, dev *device, ready func()) (err error) {
 	defer func() { err = errors.Join(err, dev.close()) }()
+	log.SetTarget(stackLog{n.log})
 	e, err := n.newEngine(dev)
 	if err != nil {
 		return err

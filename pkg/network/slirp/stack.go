@@ -3,7 +3,10 @@ package slirp
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
@@ -32,7 +35,13 @@ const (
 // and for all of the outside.
 func newStack(l *link, subnets [2]subnet) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			// The loopback as a destination on the link is dropped by default. Here
+			// it is to be refused like all that the egress does not let out.
+			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true}),
+			arp.NewProtocol,
+		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		// The stack has no applications of its own that talk to each other.
 		HandleLocal: false,
@@ -105,9 +114,13 @@ func configureTCP(s *stack.Stack) error {
 	recovery := tcpip.TCPRecovery(0)
 	// Let the receive buffer grow with what the host's side drains.
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	// A minute, the default, would hold the memory of tens of thousands of
+	// connections that the host closed first. No segment is on its way on a TAP for
+	// longer than its queue is.
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(time.Second)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send} {
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &timeWait, &receive, &send} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return stackError(fmt.Sprintf("set %T", o), err)
 		}
@@ -118,4 +131,13 @@ func configureTCP(s *stack.Stack) error {
 // stackError turns gVisor's error into one of Go's.
 func stackError(op string, err tcpip.Error) error {
 	return fmt.Errorf("network stack: %s: %w", op, errors.New(err.String()))
+}
+
+// stackLog takes what gVisor logs, which would go to stderr otherwise. gVisor has
+// one target for the process; all engines of it say the same.
+type stackLog struct{ to *slog.Logger }
+
+// Emit implements log.Emitter.
+func (s stackLog) Emit(_ int, _ log.Level, _ time.Time, format string, v ...any) {
+	s.to.Debug(fmt.Sprintf(format, v...), "part", "network stack")
 }
