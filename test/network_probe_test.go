@@ -212,6 +212,23 @@ func echo(conn *net.UDPConn, to netip.AddrPort, payload []byte) error {
 	return nil
 }
 
+// echoConnected does the same on a connected socket, which gets nothing but what
+// comes from where it sends to.
+func echoConnected(conn *net.UDPConn, payload []byte) error {
+	if err := conn.SetDeadline(time.Now().Add(testenv.Patience)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(payload); err != nil {
+		return err
+	}
+	buf := make([]byte, 65535)
+	n, err := conn.Read(buf)
+	if err == nil && !bytes.Equal(buf[:n], payload) {
+		err = fmt.Errorf("%d bytes came back for %d, or others", n, len(payload))
+	}
+	return err
+}
+
 // echo ADDR... exchanges datagrams of all sizes with each of several servers, in
 // turn, from one socket.
 var _ = testenv.Probe("echo", func(args []string) int {
@@ -368,6 +385,7 @@ var _ = testenv.Probe("breaking", func(args []string) int {
 		_, _ = conn.Write([]byte("x"))
 		_, err := io.ReadFull(conn, b[:])
 		if err == nil && b[0] == 'h' {
+			fmt.Println("hanging")
 			_, err = conn.Read(b[:])
 			fmt.Println("hung until", outcome(err))
 			return

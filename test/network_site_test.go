@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/api/client"
 )
 
 // What the tests of the network and of ports share: a Host with a machine
@@ -88,12 +89,25 @@ func (g *gate) in(command ...string) *exec.Cmd {
 	return g.host.Command("nsenter", append(args, command...)...)
 }
 
+// inDetached is the same with --detach-netns: the child is in the host's network,
+// and the gate's own is a file of the mount namespace.
+func (g *gate) inDetached(command ...string) *exec.Cmd {
+	args := []string{"-U", "--preserve-credentials", "-m", "-F", "-t", strconv.Itoa(g.childPID), "nsenter", "--net=" + g.stateDir + "/netns"}
+	return g.host.Command("nsenter", append(args, command...)...)
+}
+
 // run runs such a command, expects it to succeed, and returns what it wrote.
 func (g *gate) run(t *testing.T, command ...string) string {
 	t.Helper()
-	r := g.host.Run(t, g.in(command...))
+	return g.succeed(t, g.in(command...))
+}
+
+// succeed runs a command, expects it to succeed, and returns what it wrote.
+func (g *gate) succeed(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	r := g.host.Run(t, cmd)
 	if r.Code != 0 {
-		t.Fatalf("%s in the gate: %v", strings.Join(command, " "), r)
+		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), r)
 	}
 	return r.Stdout
 }
@@ -274,4 +288,12 @@ func newPipe(t *testing.T) (r, w *os.File) {
 		w.Close()
 	})
 	return r, w
+}
+
+// client calls the gate's API, as real root.
+func (g *gate) client(t *testing.T) *client.Client {
+	t.Helper()
+	c := client.New(client.Options{Socket: g.host.Path(g.stateDir + "/api.sock")})
+	t.Cleanup(c.CloseIdleConnections)
+	return c
 }

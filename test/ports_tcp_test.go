@@ -1,0 +1,137 @@
+package test
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+func TestBytesGoBothWaysThroughAForward(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "--publish=8080:80/tcp", "sleep", "60")
+	g.serve(t, "tcp", "127.0.0.1:80", "[::1]:80")
+	for name, e := range s.ends() {
+		t.Run(name, func(t *testing.T) {
+			if err := tryTCP(t, e.from, at(e.addr, 8080), large); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.stop(t)
+}
+
+func TestAServiceMayEndItsHalfFirst(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	service := g.startService(t, g.in("probe", "parting", "127.0.0.1:80"))
+	conn, err := dialTCP(t, s.outside, at(s.outside.HostAddr4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); string(got) != "goodbye" || err != nil {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	if _, err := conn.Write(pattern(100_000)); err != nil {
+		t.Error(err)
+	}
+	conn.Close()
+	awaitLine(t, service, "then 100000 ok\n")
+}
+
+func TestResetsGoThroughAForward(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	service := g.startService(t, g.in("probe", "breaking", "127.0.0.1:80"))
+	connect := func(say string) *net.TCPConn {
+		t.Helper()
+		conn, err := dialTCP(t, s.outside, at(s.outside.HostAddr4, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte(say)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	t.Run("from the service", func(t *testing.T) {
+		if _, err := connect("b").Read(make([]byte, 1)); outcome(err) != "connection reset by peer" {
+			t.Errorf("the client sees %v", err)
+		}
+	})
+	t.Run("from the client", func(t *testing.T) {
+		conn := connect("h")
+		awaitLine(t, service, "hanging\n")
+		if err := conn.SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		awaitLine(t, service, "hung until connection reset by peer\n")
+	})
+}
+
+// A client of a forward without a service is turned away, and the next one finds
+// the service that has come in the meantime.
+func TestServicesComeAndGo(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8080:80/udp", "sleep", "60")
+	turnedAway := func() {
+		t.Helper()
+		conn, err := dialTCP(t, s.Host, "127.0.0.1:8080")
+		if err == nil {
+			defer conn.Close()
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if got := outcome(err); got != "connection reset by peer" {
+			t.Errorf("without a service, the client sees %q", got)
+		}
+	}
+	turnedAway()
+	for range 3 {
+		tcp, udp := g.serve(t, "tcp", "127.0.0.1:80"), g.serve(t, "udp", "127.0.0.1:80")
+		if err := tryTCP(t, s.Host, "127.0.0.1:8080", 100_000); err != nil {
+			t.Error(err)
+		}
+		if err := tryUDP(t, s.Host, "127.0.0.1:8080"); err != nil {
+			t.Error(err)
+		}
+		for _, p := range []*testenv.Process{tcp, udp} {
+			p.Kill()
+			p.Wait(t)
+		}
+		turnedAway()
+	}
+}
+
+// The forward's own side of a connection ends with the client's: a hundred
+// connections one after the other, and then as many at once.
+func TestManyConnectionsShareAForward(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "60")
+	g.serve(t, "tcp", "127.0.0.1:80")
+	for range 100 {
+		if err := tryTCP(t, s.Host, "127.0.0.1:8080", 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var conns []*net.TCPConn
+	for range 100 {
+		conn, err := dialTCP(t, s.Host, "127.0.0.1:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	for i, conn := range conns {
+		if err := exchange(conn, 1000+i); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+}
