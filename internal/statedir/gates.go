@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +37,13 @@ type Gate struct {
 // Socket is the path of the API's socket in the state dir at path.
 func Socket(path string) string { return filepath.Join(path, socketName) }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
-
 // CheckName says whether a gate may have this name: up to 63 letters, digits,
 // dots, dashes and underscores, the first a letter or a digit.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) {
+	bad := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r))
+	}
+	if name == "" || len(name) > 63 || strings.ContainsFunc(name, bad) || strings.ContainsRune("_.-", rune(name[0])) {
 		return fmt.Errorf("bad gate name %q: a name is up to 63 letters, digits, dots, dashes and underscores, the first a letter or a digit", name)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,7 +20,6 @@ import (
 
 const (
 	notifyVariable = "NOTIFY_SOCKET="
-	notifyName     = "notify.sock"
 
 	// maxNotify is the most that a service manager takes in one datagram
 	// (NOTIFY_BUFFER_MAX of systemd).
@@ -35,18 +33,14 @@ type notifier struct {
 	manager *net.UnixAddr
 }
 
-// newNotifier makes a notifier where env needs one, and returns env with the
-// socket's place in it. It is nil where the command reaches the manager itself.
-func newNotifier(env []string, stateDir string) (*notifier, []string, error) {
+// newNotifier makes a notifier at path where env needs one, and returns env with
+// that path in it. It is nil where the command reaches the manager itself.
+func newNotifier(env []string, path string) (*notifier, []string, error) {
 	i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, notifyVariable+"@") })
 	if i < 0 {
 		return nil, env, nil
 	}
 	n := &notifier{manager: &net.UnixAddr{Net: "unixgram", Name: strings.TrimPrefix(env[i], notifyVariable)}}
-	path := filepath.Join(stateDir, notifyName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, env, err
-	}
 	var err error
 	if n.inside, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}); err != nil {
 		return nil, env, fmt.Errorf("listen for readiness: %w", err)

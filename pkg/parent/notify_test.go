@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 	}
 	defer manager.Close()
 	dir := t.TempDir()
-	n, env, err := newNotifier([]string{"A=b", "NOTIFY_SOCKET=" + name}, dir)
+	n, env, err := newNotifier([]string{"A=b", "NOTIFY_SOCKET=" + name}, filepath.Join(dir, "notify.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 
 func TestAManagerWithAPathIsReachedWithoutUs(t *testing.T) {
 	for _, env := range [][]string{nil, {"A=b"}, {"NOTIFY_SOCKET=/run/systemd/notify"}} {
-		n, got, err := newNotifier(env, t.TempDir())
+		n, got, err := newNotifier(env, filepath.Join(t.TempDir(), "notify.sock"))
 		if n != nil || err != nil || !slices.Equal(got, env) {
 			t.Errorf("%q: %v, %q, %v", env, n, got, err)
 		}

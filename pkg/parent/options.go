@@ -127,6 +127,11 @@ func (o *Options) validate() error {
 	if len(o.Command) == 0 {
 		return errors.New("COMMAND is missing: name the program to run, for example: bash")
 	}
+	if o.Name != "" {
+		if err := statedir.CheckName(o.Name); err != nil {
+			return err
+		}
+	}
 	if err := o.validateNetwork(); err != nil {
 		return err
 	}

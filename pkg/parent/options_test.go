@@ -20,6 +20,7 @@ func TestOptionsThatCanNeverWorkAreWrongUsage(t *testing.T) {
 		o    Options
 		want string
 	}{
+		"a name that is none":          {Options{Command: []string{"x"}, Name: "a/b"}, "a/b"},
 		"no command":                   {Options{}, "COMMAND"},
 		"detached without a network":   {Options{Command: []string{"x"}, DetachNetns: true}, "--detach-netns"},
 		"ports of the host's network":  {Options{Command: []string{"x"}, Ports: noPorts}, "--net=host"},

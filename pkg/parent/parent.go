@@ -126,7 +126,7 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 	}
 	env := g.o.Env
 	if g.o.Network.Plan().Namespace && !g.o.DetachNetns {
-		if g.notify, env, err = newNotifier(env, g.dir.Path()); err != nil {
+		if g.notify, env, err = newNotifier(env, g.dir.Notify()); err != nil {
 			return exit, err
 		}
 		if g.notify != nil {
