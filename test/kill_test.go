@@ -80,41 +80,56 @@ func killOnce(t *testing.T, h *testenv.Host, v victim, moment time.Duration) {
 		return pid != 0
 	})
 	kill(t, pid)
-	if r := g.Wait(t); r.Code == 0 {
-		t.Errorf("the gate ended well: %v", r)
+	if r := g.Wait(t); r.Code != v.code || strings.Count(r.Stderr, "\n") != v.lines {
+		t.Errorf("%v\nwant exit code %d and %d lines on stderr", r, v.code, v.lines)
 	}
 	h.NoProcesses(t)
 }
 
-// victim is a process of a gate. find returns its process id, or 0 while it is
-// not there.
+// victim is a process of a gate.
 type victim struct {
 	name string
+
+	// find returns its process id, or 0 while it is not there.
 	find func(g *gate) int
+
+	// code is how the gate ends when the victim is killed (-1 is by a signal),
+	// and lines is how many lines it says about it.
+	code, lines int
 }
 
 var victims = []victim{
-	{"parent", func(g *gate) int { return g.PID() }},
-	{"child", childOf},
+	{"parent", func(g *gate) int { return g.PID() }, -1, 0},
+	{"child", childOf, 1, 1},
 	{"command", func(g *gate) int {
 		if child := childOf(g); child != 0 {
-			return firstChild(child, func(name string) bool { return name == "sleep" })
+			return firstChild(child, func(dir string) bool {
+				comm, err := os.ReadFile(dir + "/comm")
+				return err == nil && string(comm) == "sleep\n"
+			})
 		}
 		return 0
-	}},
+	}, 128 + int(unix.SIGKILL), 0},
 }
 
-// childOf is the gate's child. While it starts, the parent has the helpers that
-// map its ids as further children.
+// childOf is the gate's child: of the parent's children, among which are the
+// helpers that map ids, the one in another user namespace.
 func childOf(g *gate) int {
-	return firstChild(g.PID(), func(name string) bool { return name != "newuidmap" && name != "newgidmap" })
+	parent, err := os.Readlink("/proc/" + strconv.Itoa(g.PID()) + "/ns/user")
+	if err != nil {
+		return 0
+	}
+	return firstChild(g.PID(), func(dir string) bool {
+		users, err := os.Readlink(dir + "/ns/user")
+		return err == nil && users != parent
+	})
 }
 
-// firstChild is the first child of a process whose name is accepted, or 0.
-func firstChild(parent int, accept func(name string) bool) int {
+// firstChild is the first child of a process whose directory in /proc is
+// accepted, or 0.
+func firstChild(parent int, accept func(dir string) bool) int {
 	for _, pid := range testenv.Children(parent) {
-		comm, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-		if err == nil && accept(strings.TrimSpace(string(comm))) {
+		if accept("/proc/" + strconv.Itoa(pid)) {
 			return pid
 		}
 	}

@@ -318,3 +318,44 @@ func TestTheServiceManagerIsNotified(t *testing.T) {
 		})
 	}
 }
+
+func TestTheCommandInheritsWhatAProcessInherits(t *testing.T) {
+	h := testenv.NewHost(t)
+	// Other values than a login's, so that they are not there by chance. Of the
+	// signals that the caller ignores, Go's runtime keeps SIGHUP and SIGINT so.
+	const set = `cd /usr/lib; umask 027; ulimit -Sn 777; ulimit -Hn 3000; ulimit -c 0; trap '' HUP INT; exec "$@"`
+	const show = `pwd; umask; ulimit -Sn; ulimit -Hn; ulimit -c; grep -E '^Sig(Blk|Ign):' /proc/self/status; nice; cat; echo "$0 $*"`
+	run := func(command ...string) string {
+		cmd := h.Command("nice", append([]string{"-n", "3", "sh", "-c", set, "sh"}, command...)...)
+		cmd.Stdin = strings.NewReader("from stdin\n")
+		r := h.Run(t, cmd)
+		if r.Code != 0 || r.Stderr != "" {
+			t.Fatal(r)
+		}
+		return r.Stdout
+	}
+	command := []string{"sh", "-c", show, "name", "", "--flag", "a b", "--", "-p"}
+	want := run(command...)
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			if got := run(append(append([]string{"gatekit"}, flags...), command...)...); got != want {
+				t.Errorf("inside:\n%s\nwant what it is outside:\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestGatesRunSideBySide(t *testing.T) {
+	h := testenv.NewHost(t)
+	before := trace(t, h)
+	var gates []*testenv.Process
+	for i := range 5 {
+		gates = append(gates, h.Start(t, h.Command("gatekit", "--net=slirp", "--pidns", "sh", "-c", fmt.Sprintf("sleep 0.1; exit %d", i))))
+	}
+	for i, p := range gates {
+		if r := p.Wait(t); r.Code != i || r.Stderr != "" {
+			t.Errorf("gate %d: %v", i, r)
+		}
+	}
+	h.NoTrace(t, before)
+}
