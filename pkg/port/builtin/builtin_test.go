@@ -101,13 +101,17 @@ func TestConflictsAreTold(t *testing.T) {
 	release()
 	held := add(t, d, fmt.Sprintf("127.0.0.1:%d:80/tcp", number), fmt.Sprintf("127.0.0.1:%d:80/udp", number))
 	stranger, _ := freePort(t)
+	socket, _ := serveUDP(t, "127.0.0.1:0", same)
+	datagrams := socket.(*net.UDPAddr).Port
 	for _, tt := range []struct {
 		name, spec, want string
 	}{
 		{"with a forward", fmt.Sprintf("127.0.0.1:%d:81/tcp", number), fmt.Sprintf("by forward %d (%s)", held[0].ID, held[0].Spec)},
 		{"with a forward on one of all addresses", fmt.Sprintf("%d:81/tcp", number), fmt.Sprintf("by forward %d", held[0].ID)},
 		{"with a UDP forward", fmt.Sprintf("127.0.0.1:%d:81/udp", number), fmt.Sprintf("by forward %d", held[1].ID)},
-		{"with another program", fmt.Sprintf("127.0.0.1:%d:81/tcp", stranger), fmt.Sprintf("listen tcp 127.0.0.1:%d", stranger)},
+		{"with another program", fmt.Sprintf("127.0.0.1:%d:81/tcp", stranger), fmt.Sprintf("by process %d (", os.Getpid())},
+		{"with another program on one of all addresses", fmt.Sprintf("%d:81/tcp", stranger), fmt.Sprintf("by process %d (", os.Getpid())},
+		{"with another program's UDP socket", fmt.Sprintf("127.0.0.1:%d:81/udp", datagrams), fmt.Sprintf("by process %d (", os.Getpid())},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := d.Add(t.Context(), specs(t, tt.spec))

@@ -192,18 +192,3 @@ func listenAddress(spec port.Spec) string {
 	}
 	return fmt.Sprintf("%s:%d", spec.ParentIP, spec.ParentPort)
 }
-
-// holder names the forward that has the address of spec, if it is one of ours.
-func holder(spec port.Spec, taken []port.Status, earlier []port.Spec) string {
-	for _, s := range taken {
-		if port.Conflicts(spec, s.Spec) {
-			return fmt.Sprintf(" by forward %d (%s)", s.ID, s.Spec)
-		}
-	}
-	for _, s := range earlier {
-		if port.Conflicts(spec, s) {
-			return fmt.Sprintf(" by %s of the same request", s)
-		}
-	}
-	return ""
-}
