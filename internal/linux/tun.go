@@ -83,6 +83,22 @@ func setTAP(fd int, name string) error {
 	return fmt.Errorf("%w: ioctl(TUNSETOFFLOAD): %w", ErrNoOffload, err)
 }
 
+// PersistTAP makes the interface outlive its file: it goes with its network
+// namespace. The kernel takes an interface down in some 20 ms, which otherwise
+// pass in the close of the file; a namespace is taken down in the background.
+func PersistTAP(file *os.File) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := raw.Control(func(fd uintptr) {
+		err = retry(func() error { return unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1) })
+	}); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("ioctl(TUNSETPERSIST)", err)
+}
+
 // TAPHasHeader says whether the frames of the TAP behind fd begin with a
 // virtio_net_hdr. It is false for what is no TAP.
 func TAPHasHeader(fd int) bool {

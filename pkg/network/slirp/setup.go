@@ -25,7 +25,7 @@ const tapQueueLength = 4096
 
 // Setup is the child half: it makes the TAP of a plan in the current network
 // namespace, configures it and the loopback interface, and returns the TAP's
-// file for Network.Run. It runs inside the namespaces with CAP_NET_ADMIN, on a
+// file for Network.Run. The interface stays until its namespace goes. It runs inside the namespaces with CAP_NET_ADMIN, on a
 // locked thread where the namespace is the thread's.
 func Setup(plan network.Plan) ([]*os.File, error) {
 	nic := plan.Interface
@@ -36,7 +36,11 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up slirp: %w", err)
 	}
-	if err := configure(nic); err != nil {
+	err = configure(nic)
+	if err == nil {
+		err = linux.PersistTAP(file)
+	}
+	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("set up slirp: %w", err)
 	}
