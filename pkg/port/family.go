@@ -58,9 +58,14 @@ func (s Spec) Listens() []netip.Addr {
 // Targets returns the addresses in the namespace to connect to, best first, for
 // a client of the given family. It is ChildIP where the spec has one. Else it is
 // the loopback of the client's family, and for "tcp" and "udp" the other one
-// next, for a service that listens on one family alone. (RootlessKit reaches
-// for ParentIP inside the namespace in some of these cases; here what is inside
-// does not depend on the host's addresses.)
+// next, for a service that listens on one family alone.
+//
+// A ParentIP such as 127.0.0.2 is tried before these, inside: nerdctl publishes
+// on it without a ChildIP, and its rules in the namespace (DNAT of 127.0.0.2)
+// lead to the container. RootlessKit does so with every ParentIP but the host's
+// first address. Here it is for 127.0.0.0/8 alone, which never leaves the
+// namespace: another address of the host's, where no rule catches it inside,
+// would leave by the network and come back to the forward that sent it.
 func (s Spec) Targets(client Families) []netip.AddrPort {
 	port := uint16(s.ChildPort)
 	if addr, err := netip.ParseAddr(s.ChildIP); err == nil {
@@ -69,15 +74,19 @@ func (s Spec) Targets(client Families) []netip.AddrPort {
 	v4 := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 	v6 := netip.AddrPortFrom(netip.IPv6Loopback(), port)
 	_, allowed, _ := s.proto()
+	var targets []netip.AddrPort
+	if addr, err := netip.ParseAddr(s.ParentIP); err == nil && addr.IsLoopback() && addr != v4.Addr() && addr != v6.Addr() {
+		targets = append(targets, netip.AddrPortFrom(addr, port))
+	}
 	switch {
 	case allowed == IPv4:
-		return []netip.AddrPort{v4}
+		return append(targets, v4)
 	case allowed == IPv6:
-		return []netip.AddrPort{v6}
+		return append(targets, v6)
 	case client == IPv6:
-		return []netip.AddrPort{v6, v4}
+		return append(targets, v6, v4)
 	default:
-		return []netip.AddrPort{v4, v6}
+		return append(targets, v4, v6)
 	}
 }
 

@@ -197,6 +197,11 @@ func TestTargets(t *testing.T) {
 		{"an IPv6 client reaches IPv6 loopback first", "80:80/udp", IPv6, []string{"[::1]:80", "127.0.0.1:80"}},
 		{"tcp4 reaches IPv4 alone", "80:80/tcp4", IPv4, []string{"127.0.0.1:80"}},
 		{"udp6 reaches IPv6 alone", "80:80/udp6", IPv6, []string{"[::1]:80"}},
+		{"a loopback address of its own comes first", "127.0.0.2:80:80/tcp", IPv4, []string{"127.0.0.2:80", "127.0.0.1:80", "[::1]:80"}},
+		{"and so with tcp4", "127.0.0.2:80:80/tcp4", IPv4, []string{"127.0.0.2:80", "127.0.0.1:80"}},
+		{"the usual loopback is there once", "127.0.0.1:80:80/udp", IPv4, []string{"127.0.0.1:80", "[::1]:80"}},
+		{"an address that would leave the namespace is not dialled", "198.51.100.1:80:80/tcp4", IPv4, []string{"127.0.0.1:80"}},
+		{"the child's address goes before the host's", "127.0.0.2:80:10.0.2.100:80/tcp", IPv4, []string{"10.0.2.100:80"}},
 		{"the child's address is used as given", "80:[fd00::1]:80/tcp4", IPv4, []string{"[fd00::1]:80"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 //	            v        /----------------> waiting (fd -1): keeps datagrams
 //	connect to the target <------------------- a socket came
 //	            |
-//	            v     refused, never answered: the other family's loopback
+//	            v     refused, never answered: the next target
 //	          brief -----------------------------------------> brief
 //	            |     an answer, and the client goes on
 //	            v
@@ -35,7 +35,8 @@ type flow struct {
 
 	answered bool      // the service has sent something
 	lasting  bool      // and then the client has
-	turned   time.Time // when the target was last changed
+	turned   time.Time // when the targets were last begun with
+	turns    int       // how many of them were tried since
 	used     time.Time // when a datagram last passed
 
 	// The flow is in two lists: of all flows, and of its forward's.

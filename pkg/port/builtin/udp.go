@@ -21,7 +21,7 @@ import (
 //
 // A service that is not there refuses (ICMP port unreachable, which a connected
 // socket reports as ECONNREFUSED). The flow lives on, for the service may start;
-// where the spec leaves the family open, the flow tries the other one.
+// where the spec leaves more than one address open, the flow tries the next.
 
 // Limits of the exchange.
 const (
@@ -29,7 +29,7 @@ const (
 	datagramSize = 64 << 10    // bytes, more than any datagram holds
 	maxWaiting   = 256         // flows that wait for a socket at one time
 	maxPending   = 8           // datagrams that such a flow keeps
-	turnSpan     = time.Second // between two changes of a flow's target
+	turnSpan     = time.Second // in which a flow tries each of its targets once
 )
 
 // hostSocket is a bound UDP socket of a forward, owned by the exchange's loop.
@@ -264,14 +264,19 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 	}
 }
 
-// turn lets f try the loopback of the other family, unless it has just done so
-// or has no other. It reports whether it does.
+// turn lets f try the next of its targets, unless it has just tried them all or
+// has no other. It reports whether it does.
 func (x *exchange) turn(f *flow) bool {
-	if len(f.targets) < 2 || f.answered || x.loop.now.Sub(f.turned) < turnSpan {
+	if f.answered {
 		return false
 	}
-	f.turned = x.loop.now
-	f.targets[0], f.targets[1] = f.targets[1], f.targets[0]
+	if x.loop.now.Sub(f.turned) >= turnSpan {
+		f.turned, f.turns = x.loop.now, 0
+	}
+	if f.turns++; f.turns >= len(f.targets) {
+		return false
+	}
+	f.targets = append(f.targets[1:], f.targets[0])
 	x.closeFD(f)
 	x.open(f)
 	return !f.closed
@@ -290,7 +295,7 @@ func (x *exchange) toService(f *flow, first, last int) {
 		}
 		n, err := x.batch.Send(f.fd, first, last)
 		if err == nil && !f.answered && len(f.targets) > 1 && errors.Is(linux.SocketError(f.fd), unix.ECONNREFUSED) && x.turn(f) {
-			continue // all of them again, to the other family
+			continue // all of them again, to the next address
 		}
 		first += n
 		switch {

@@ -274,3 +274,19 @@ func mustAddrPort(t *testing.T, text string) netip.AddrPort {
 	}
 	return a
 }
+
+// A forward on 127.0.0.2 may lead to a service there, or on either loopback.
+func TestForwardsOnALoopbackAddressOfTheirOwn(t *testing.T) {
+	for _, service := range []string{"127.0.0.2", "127.0.0.1", "::1"} {
+		t.Run("service on "+service, func(t *testing.T) {
+			d := start(t, Options{})
+			stream, _ := serveTCP(t, at(service, 0), echo)
+			datagrams, _ := serveUDP(t, at(service, 0), same)
+			statuses := add(t, d,
+				fmt.Sprintf("127.0.0.2:0:%d/tcp", stream.(*net.TCPAddr).Port),
+				fmt.Sprintf("127.0.0.2:0:%d/udp", datagrams.(*net.UDPAddr).Port))
+			roundTrip(t, dialTCP(t, at("127.0.0.2", statuses[0].Spec.ParentPort)), "hello")
+			exchangeUDP(t, dialUDP(t, at("127.0.0.2", statuses[1].Spec.ParentPort)), []byte("hello"))
+		})
+	}
+}
