@@ -19,20 +19,21 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no command":                {nil, "a command is missing"},
-		"an unknown command":        {[]string{"lst"}, "no such command: lst"},
-		"an unknown flag":           {[]string{"--colour", "list"}, "-colour"},
-		"an unknown command's flag": {[]string{"list", "--colour"}, "gatectl list --help"},
-		"a flag without its value":  {[]string{"--gate"}, "gate"},
-		"two ways to name a gate":   {[]string{"--gate", "a", "--socket", "b", "info"}, "exclude each other"},
-		"list with an argument":     {[]string{"list", "x"}, `"x"`},
-		"info with an argument":     {[]string{"info", "x"}, `"x"`},
-		"add-ports without a spec":  {[]string{"add-ports"}, "a port spec is missing"},
-		"add-ports with a bad spec": {[]string{"add-ports", "80:80/tcp", "80"}, `"80"`},
-		"remove-ports without ids":  {[]string{"remove-ports"}, "an id is missing"},
-		"remove-ports with a name":  {[]string{"remove-ports", "1", "web"}, `"web"`},
-		"exec without a command":    {[]string{"exec"}, "a command is missing"},
-		"exec with a flag":          {[]string{"exec", "-it", "sh"}, "gatectl exec --help"},
+		"no command":                 {nil, "a command is missing"},
+		"an unknown command":         {[]string{"lst"}, "no such command: lst"},
+		"an unknown flag":            {[]string{"--colour", "list"}, "-colour"},
+		"an unknown command's flag":  {[]string{"list", "--colour"}, "gatectl list --help"},
+		"a flag without its value":   {[]string{"--gate"}, "gate"},
+		"two ways to name a gate":    {[]string{"--gate", "a", "--socket", "b", "info"}, "exclude each other"},
+		"list with an argument":      {[]string{"list", "x"}, `"x"`},
+		"info with an argument":      {[]string{"info", "x"}, `"x"`},
+		"add-ports without a spec":   {[]string{"add-ports"}, "a port spec is missing"},
+		"add-ports with a bad spec":  {[]string{"add-ports", "80:80/tcp", "80"}, `"80"`},
+		"remove-ports without ids":   {[]string{"remove-ports"}, "an id is missing"},
+		"remove-ports with a name":   {[]string{"remove-ports", "1", "web"}, `"web"`},
+		"remove-ports into the past": {[]string{"remove-ports", "--drain=-1s", "1"}, "--drain=-1s"},
+		"exec without a command":     {[]string{"exec"}, "a command is missing"},
+		"exec with a flag":           {[]string{"exec", "-it", "sh"}, "gatectl exec --help"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stdout, stderr, code := gatectl(tc.args...)
@@ -163,7 +164,7 @@ func TestPorts(t *testing.T) {
 		{"remove-ports 2 7 3", "2\n3\n", "gatectl: forward 7: no such forward\n", 1},
 		{"list-ports", "ID  PROTO  PARENTIP   PARENTPORT  CHILDIP  CHILDPORT\n1   tcp    127.0.0.1  8080        -        80\n", "", 0},
 		{"list-ports --json", `[{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}}]` + "\n", "", 0},
-		{"remove-ports 1", "1\n", "", 0},
+		{"remove-ports --drain 1h 1", "1\n", "", 0},
 		{"list-ports", "ID  PROTO  PARENTIP  PARENTPORT  CHILDIP  CHILDPORT\n", "", 0},
 	} {
 		stdout, stderr, code := gatectl(strings.Fields(step.args)...)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,7 +83,7 @@ func (g *fakeGate) AddPorts(_ context.Context, specs []api.PortSpec) ([]api.Port
 	return added, nil
 }
 
-func (g *fakeGate) RemovePort(_ context.Context, id int) error {
+func (g *fakeGate) RemovePort(_ context.Context, id int, _ time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := slices.IndexFunc(g.ports, func(p api.PortStatus) bool { return p.ID == id })

@@ -6,14 +6,19 @@ import (
 	"strconv"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 func removePortsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "remove-ports",
 		Usage:     "take published ports away, and print their ids",
-		UsageText: "gatectl remove-ports ID...",
-		Action:    removePorts,
+		UsageText: "gatectl remove-ports [--drain DURATION] ID...",
+		Flags: []cli.Flag{
+			&cli.DurationFlag{Name: "drain", Value: port.DefaultDrain, Usage: "reset TCP connections after `DURATION`, as 30s or 1h; 0s at once"},
+		},
+		Action: removePorts,
 	}
 }
 
@@ -22,6 +27,10 @@ func removePortsCommand() *cli.Command {
 func removePorts(c *cli.Context) error {
 	if err := someArguments(c, "an id"); err != nil {
 		return err
+	}
+	drain := c.Duration("drain")
+	if drain < 0 {
+		return usageError(c, fmt.Errorf("--drain=%s: want a duration that is not negative", drain), true)
 	}
 	var ids []int
 	for _, arg := range c.Args().Slice() {
@@ -38,7 +47,7 @@ func removePorts(c *cli.Context) error {
 	defer api.CloseIdleConnections()
 	var errs []error
 	for _, id := range ids {
-		if err := api.RemovePort(c.Context, id); err != nil {
+		if err := api.DrainPort(c.Context, id, drain); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/port"
@@ -70,11 +71,11 @@ func (f facade) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortS
 	return statuses(added), nil
 }
 
-func (f facade) RemovePort(ctx context.Context, id int) error {
+func (f facade) RemovePort(ctx context.Context, id int, drain time.Duration) error {
 	if f.g.ports == nil {
 		return errNoPortDriver
 	}
-	return f.g.ports.Remove(ctx, []int{id})
+	return f.g.ports.Remove(ctx, []int{id}, drain)
 }
 
 func statuses(in []port.Status) []api.PortStatus {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 )
 
 // Spec is one forward as it was asked for. Its fields are kept as they were
@@ -73,12 +74,18 @@ type Driver interface {
 	Add(ctx context.Context, specs []Spec) ([]Status, error)
 
 	// Remove takes all the forwards with these ids away, or none, with
-	// ErrNotFound when one does not exist.
-	Remove(ctx context.Context, ids []int) error
+	// ErrNotFound when one does not exist. Their addresses are free when it
+	// returns. Their TCP connections may go on for as long as drain says, and
+	// are then reset; 0 resets them at once.
+	Remove(ctx context.Context, ids []int, drain time.Duration) error
 
 	// List returns the forwards in place, ordered by ID, never nil.
 	List() []Status
 }
+
+// DefaultDrain is how long the connections of a removed forward go on where
+// nobody says otherwise.
+const DefaultDrain = 2 * time.Second
 
 // Sockets makes sockets inside the network namespace. The child is asked for
 // them over the handshake; tests make them at home.

@@ -113,9 +113,16 @@ func (c *Client) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.Port
 	return list, err
 }
 
-// RemovePort takes the forward with this id away.
+// RemovePort takes the forward with this id away, and its TCP connections after
+// 2 seconds.
 func (c *Client) RemovePort(ctx context.Context, id int) error {
 	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d", id), nil, nil)
+}
+
+// DrainPort takes the forward with this id away, and its TCP connections after
+// the given time, which is not negative. It does not wait for their end.
+func (c *Client) DrainPort(ctx context.Context, id int, drain time.Duration) error {
+	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d?drain=%s", id, drain), nil, nil)
 }
 
 // call sends in, where it is not nil, and decodes the answer into out, where

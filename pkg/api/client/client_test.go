@@ -57,7 +57,7 @@ func TestWhatIsSent(t *testing.T) {
 	var got string
 	socket, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = r.Method + " " + r.URL.Path + " " + r.Header.Get("Content-Type") + " " + string(body)
+		got = r.Method + " " + r.URL.RequestURI() + " " + r.Header.Get("Content-Type") + " " + string(body)
 		if r.Method == "POST" {
 			w.WriteHeader(http.StatusCreated)
 		}
@@ -81,6 +81,7 @@ func TestWhatIsSent(t *testing.T) {
 		{"POST /v1/ports/batch application/json [" + sent + "]", func() (int, error) { l, err := c.AddPorts(ctx, []api.PortSpec{spec}); return len(l), err }},
 		{"POST /v1/ports/batch application/json []", func() (int, error) { l, err := c.AddPorts(ctx, nil); return len(l), err }},
 		{"DELETE /v1/ports/7  ", func() (int, error) { return 0, c.RemovePort(ctx, 7) }},
+		{"DELETE /v1/ports/7?drain=1m30s  ", func() (int, error) { return 0, c.DrainPort(ctx, 7, 90*time.Second) }},
 	} {
 		n, err := tc.call()
 		if err != nil || got != tc.want {

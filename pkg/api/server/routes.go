@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gorilla/mux"
 
@@ -202,7 +203,13 @@ func (s *Server) removePort(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, &api.Error{Code: api.CodeBadRequest, Message: fmt.Sprintf("bad id %q: an id is a number", mux.Vars(r)["id"])}
 	}
-	return http.StatusOK, nil, s.o.Gate.RemovePort(r.Context(), id)
+	drain := port.DefaultDrain
+	if text := r.URL.Query().Get("drain"); text != "" {
+		if drain, err = time.ParseDuration(text); err != nil || drain < 0 {
+			return 0, nil, &api.Error{Code: api.CodeBadRequest, Message: fmt.Sprintf("bad drain %q: want a duration such as 30s or 1h", text)}
+		}
+	}
+	return http.StatusOK, nil, s.o.Gate.RemovePort(r.Context(), id, drain)
 }
 
 // decode reads a request's body, which is one JSON value that begins with open.

@@ -52,8 +52,9 @@ type Gate interface {
 	// 500.
 	AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortStatus, error)
 
-	// RemovePort takes a forward away. Errors are answered as AddPorts's.
-	RemovePort(ctx context.Context, id int) error
+	// RemovePort takes a forward away; its TCP connections may go on for as long
+	// as drain says. Errors are answered as AddPorts's.
+	RemovePort(ctx context.Context, id int, drain time.Duration) error
 }
 
 // Options for New.

@@ -31,6 +31,7 @@ type fakeGate struct {
 	mu    sync.Mutex // guards all below
 	next  int
 	ports []api.PortStatus
+	drain time.Duration // of the last RemovePort
 
 	block chan struct{} // when not nil, AddPorts waits for it or its context
 	stuck bool          // AddPorts does not look at its context
@@ -94,7 +95,7 @@ func (g *fakeGate) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.Po
 	return added, nil
 }
 
-func (g *fakeGate) RemovePort(_ context.Context, id int) error {
+func (g *fakeGate) RemovePort(_ context.Context, id int, drain time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if id == 666 {
@@ -105,6 +106,7 @@ func (g *fakeGate) RemovePort(_ context.Context, id int) error {
 		return fmt.Errorf("forward %d: %w", id, port.ErrNotFound)
 	}
 	g.ports = slices.Delete(g.ports, i, i+1)
+	g.drain = drain
 	return nil
 }
 
@@ -216,6 +218,23 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+func TestARemovedPortDrainsAsAsked(t *testing.T) {
+	gate := &fakeGate{}
+	s := start(t, Options{Gate: gate})
+	for query, want := range map[string]time.Duration{
+		"": port.DefaultDrain, "?drain=": port.DefaultDrain, "?drain=0s": 0, "?drain=1h30m": 90 * time.Minute, "?colour=red&drain=1ms": time.Millisecond,
+	} {
+		added, err := gate.AddPorts(t.Context(), []api.PortSpec{{Proto: "tcp", ParentPort: 8080, ChildPort: 80}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, body := do(t, s.socket, "DELETE", fmt.Sprintf("/v1/ports/%d%s", added[0].ID, query), "")
+		if resp.StatusCode != http.StatusOK || gate.drain != want {
+			t.Errorf("%q: %d %s, drain %v, want %v", query, resp.StatusCode, body, gate.drain, want)
+		}
+	}
+}
+
 func TestErrorsAreJSONWithACode(t *testing.T) {
 	gate := &fakeGate{}
 	s := start(t, Options{Gate: gate})
@@ -238,6 +257,8 @@ func TestErrorsAreJSONWithACode(t *testing.T) {
 		{"a fraction for a port", "POST", "/v1/ports", `{"parentPort":80.5}`, api.CodeBadRequest, "parentPort is a number 80.5"},
 		{"what the driver calls invalid", "POST", "/v1/ports", `{}`, api.CodeBadRequest, "child port 0"},
 		{"an id that is no number", "DELETE", "/v1/ports/x", "", api.CodeBadRequest, `"x"`},
+		{"a drain that is no duration", "DELETE", "/v1/ports/1?drain=30", "", api.CodeBadRequest, `bad drain "30"`},
+		{"a drain into the past", "DELETE", "/v1/ports/1?drain=-1s", "", api.CodeBadRequest, `bad drain "-1s"`},
 		{"an unknown id", "DELETE", "/v1/ports/77", "", api.CodeNotFound, "forward 77"},
 		{"a negative id", "DELETE", "/v1/ports/-1", "", api.CodeNotFound, "forward -1"},
 		{"an unknown path", "GET", "/v1/nothing", "", api.CodeNotFound, "/v1/nothing"},

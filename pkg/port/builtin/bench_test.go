@@ -113,7 +113,7 @@ func BenchmarkAddRange(b *testing.B) {
 		for i, s := range statuses {
 			ids[i] = s.ID
 		}
-		if err := d.Remove(b.Context(), ids); err != nil {
+		if err := d.Remove(b.Context(), ids, 0); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -74,10 +74,6 @@ type Options struct {
 	// DialTimeout ends the attempt to connect to a service. 0 means 10 seconds.
 	DialTimeout time.Duration
 
-	// Drain is how long connections go on after their forward was removed.
-	// 0 means 2 seconds; below 0 cuts them at once.
-	Drain time.Duration
-
 	// KeepAlive is the silence after which a TCP peer is probed, on both sides
 	// of a connection. 0 means 30 seconds.
 	KeepAlive time.Duration
@@ -98,7 +94,6 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.SocketsAhead, 16)
 	setDefault(&o.FlowTimeout, 2*time.Minute)
 	setDefault(&o.DialTimeout, 10*time.Second)
-	setDefault(&o.Drain, 2*time.Second)
 	setDefault(&o.KeepAlive, 30*time.Second)
 	return o
 }
@@ -158,8 +153,9 @@ type forward struct {
 	flows int
 	ages  flowAges
 
-	mu    sync.Mutex // guards conns
+	mu    sync.Mutex // guards what is below
 	conns map[*conn]struct{}
+	over  chan struct{} // closed with the last connection; nil before Remove
 }
 
 // New returns a driver that has not run yet.
@@ -351,9 +347,9 @@ func (d *Driver) serve(fresh []*forward) error {
 	return nil
 }
 
-// Remove takes the forwards away, all or none. See port.Driver. Their addresses
-// are free when it returns; their connections have Options.Drain left.
-func (d *Driver) Remove(ctx context.Context, ids []int) error {
+// Remove takes the forwards away, all or none. See port.Driver. UDP flows end at
+// once: there is no telling when one is over.
+func (d *Driver) Remove(ctx context.Context, ids []int, drain time.Duration) error {
 	end, err := d.begin(ctx)
 	if err != nil {
 		return err
@@ -366,8 +362,8 @@ func (d *Driver) Remove(ctx context.Context, ids []int) error {
 	d.tcp.remove(gone)
 	d.udp.remove(gone)
 	for _, fw := range gone {
-		if fw.busy() {
-			d.wg.Go(func() { d.drain(fw) })
+		if over := fw.wane(); over != nil {
+			d.wg.Go(func() { d.drain(fw, over, drain) })
 		}
 	}
 	return nil
@@ -393,11 +389,13 @@ func (d *Driver) take(ids []int) ([]*forward, error) {
 	return gone, nil
 }
 
-// drain cuts the connections of a forward that was removed, in a while.
-func (d *Driver) drain(fw *forward) {
-	timer := time.NewTimer(d.opts.Drain)
+// drain cuts the connections of a forward that was removed, in a while, unless
+// they are over before.
+func (d *Driver) drain(fw *forward, over <-chan struct{}, while time.Duration) {
+	timer := time.NewTimer(while)
 	defer timer.Stop()
 	select {
+	case <-over:
 	case <-timer.C:
 	case <-d.ctx.Done():
 	}
@@ -416,10 +414,26 @@ func (d *Driver) List() []port.Status {
 	return list
 }
 
-func (fw *forward) busy() bool {
+// wane returns what is closed when the connections of a forward without
+// listeners are over; nil when they are.
+func (fw *forward) wane() <-chan struct{} {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
-	return len(fw.conns) > 0
+	if len(fw.conns) == 0 {
+		return nil
+	}
+	fw.over = make(chan struct{})
+	return fw.over
+}
+
+// forget takes a connection off the list.
+func (fw *forward) forget(c *conn) {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	delete(fw.conns, c)
+	if len(fw.conns) == 0 && fw.over != nil {
+		close(fw.over)
+	}
 }
 
 // cut resets all connections of the forward.

@@ -47,7 +47,7 @@ func TestAddAnswersWithTheSpecsAsTheyWereSent(t *testing.T) {
 	if diff := cmp.Diff(got, d.List()); diff != "" {
 		t.Errorf("the list (-added +listed)\n%s", diff)
 	}
-	if err := d.Remove(t.Context(), []int{3}); err != nil {
+	if err := d.Remove(t.Context(), []int{3}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if id := add(t, d, "127.0.0.1:0:80/tcp")[0].ID; id != 4 {
@@ -84,13 +84,13 @@ func TestAddIsAllOrNothing(t *testing.T) {
 func TestRemoveIsAllOrNothing(t *testing.T) {
 	d := start(t, Options{})
 	add(t, d, "127.0.0.1:0:80/tcp", "127.0.0.1:0:80/udp")
-	if err := d.Remove(t.Context(), []int{1, 7}); !errors.Is(err, port.ErrNotFound) || !strings.Contains(err.Error(), "7") {
+	if err := d.Remove(t.Context(), []int{1, 7}, 0); !errors.Is(err, port.ErrNotFound) || !strings.Contains(err.Error(), "7") {
 		t.Fatalf("got %v", err)
 	}
 	if list := d.List(); len(list) != 2 {
 		t.Errorf("the list is %v", list)
 	}
-	if err := d.Remove(t.Context(), []int{2, 1}); err != nil {
+	if err := d.Remove(t.Context(), []int{2, 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -218,7 +218,7 @@ func TestADriverWorksWhileItRuns(t *testing.T) {
 	if _, err := d.Add(t.Context(), spec); err == nil {
 		t.Error("Add works after Run")
 	}
-	if err := d.Remove(t.Context(), []int{1}); err == nil {
+	if err := d.Remove(t.Context(), []int{1}, 0); err == nil {
 		t.Error("Remove works after Run")
 	}
 	if list := d.List(); list == nil || len(list) != 0 {
@@ -268,7 +268,7 @@ func TestManyAtOnce(t *testing.T) {
 					fmt.Fprint(c, "x")
 					c.Close()
 				}
-				if err := d.Remove(t.Context(), []int{statuses[0].ID, statuses[1].ID}); err != nil {
+				if err := d.Remove(t.Context(), []int{statuses[0].ID, statuses[1].ID}, 0); err != nil {
 					t.Error(err)
 				}
 			}

@@ -110,9 +110,7 @@ func (c *conn) run(fd int) {
 // forget closes the ends and takes c off the lists.
 func (c *conn) forget() {
 	c.finish()
-	c.forward.mu.Lock()
-	delete(c.forward.conns, c)
-	c.forward.mu.Unlock()
+	c.forward.forget(c)
 	c.driver.count.conns.Add(-1)
 }
 

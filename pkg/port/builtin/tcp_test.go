@@ -288,12 +288,12 @@ func TestTCPCaps(t *testing.T) {
 }
 
 func TestRemoveTCP(t *testing.T) {
-	d := start(t, Options{Drain: time.Hour})
+	d := start(t, Options{})
 	service, _ := serveTCP(t, "127.0.0.1:0", echo)
 	address := forwardTo(t, d, "tcp", "127.0.0.1", service)
 	c := dialTCP(t, address)
 	roundTrip(t, c, "hello")
-	if err := d.Remove(t.Context(), []int{1, 1}); err != nil {
+	if err := d.Remove(t.Context(), []int{1, 1}, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := net.Dial("tcp", address); !errors.Is(err, unix.ECONNREFUSED) {
@@ -307,17 +307,41 @@ func TestRemoveTCP(t *testing.T) {
 }
 
 func TestRemoveTCPCutsConnectionsInTheEnd(t *testing.T) {
-	for name, drain := range map[string]time.Duration{"after a while": time.Millisecond, "at once": -1} {
+	for name, drain := range map[string]time.Duration{"after a while": time.Millisecond, "at once": 0} {
 		t.Run(name, func(t *testing.T) {
-			d := start(t, Options{Drain: drain})
+			d := start(t, Options{})
 			service, _ := serveTCP(t, "127.0.0.1:0", echo)
 			c := dialTCP(t, forwardTo(t, d, "tcp", "127.0.0.1", service))
 			roundTrip(t, c, "hello")
-			if err := d.Remove(t.Context(), []int{1}); err != nil {
+			if err := d.Remove(t.Context(), []int{1}, drain); err != nil {
 				t.Fatal(err)
 			}
 			wantReset(t, c)
 		})
+	}
+}
+
+func TestADrainIsOverWithTheLastConnection(t *testing.T) {
+	d := start(t, Options{})
+	service, _ := serveTCP(t, "127.0.0.1:0", echo)
+	address := forwardTo(t, d, "tcp", "127.0.0.1", service)
+	first, last := dialTCP(t, address), dialTCP(t, address)
+	roundTrip(t, first, "hello")
+	roundTrip(t, last, "hello")
+	d.mu.Lock()
+	fw := d.forwards[1]
+	d.mu.Unlock()
+	if err := d.Remove(t.Context(), []int{1}, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	testenv.Until(t, "the end of one connection", func() bool { return d.Counters().Conns == 1 })
+	roundTrip(t, last, "still here")
+	last.Close()
+	select {
+	case <-fw.over:
+	case <-time.After(testenv.Patience):
+		t.Error("the drain goes on")
 	}
 }
 

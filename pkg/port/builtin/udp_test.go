@@ -195,7 +195,7 @@ func TestRemoveUDP(t *testing.T) {
 	address := forwardTo(t, d, "udp", "127.0.0.1", service)
 	c := dialUDP(t, address)
 	exchangeUDP(t, c, []byte("hello"))
-	if err := d.Remove(t.Context(), []int{1}); err != nil {
+	if err := d.Remove(t.Context(), []int{1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := d.Counters().Flows; got != 0 {
