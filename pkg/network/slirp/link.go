@@ -43,7 +43,7 @@ type link struct {
 	dev        *device
 	mtu        uint32
 	inspector  inspector
-	onDatagram func(*datagram)
+	onDatagram func(*datagram) bool // false when it is refused
 	dispatcher stack.NetworkDispatcher
 	found      finding // of the frame that run is at
 
@@ -84,7 +84,11 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		l.refused.Add(1)
 	case toUDP:
 		l.accepted.Add(1)
-		l.onDatagram(&f.datagram)
+		if l.onDatagram(&f.datagram) {
+			break
+		}
+		// The stack's answer is an ICMP error.
+		l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
 	case toStack:
 		l.accepted.Add(1)
 		if n <= copyBelow {

@@ -3,6 +3,7 @@ package slirp
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,9 +97,15 @@ func newUDPRelay(e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter) *
 	}
 }
 
-// handlePacket gets the datagrams that the stack has put together from
-// fragments.
+// handlePacket gets what the stack has: datagrams put together from fragments, and
+// those that send has refused. It is false for these, which the stack answers with
+// an ICMP error (port unreachable).
 func (u *udpRelay) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
+	if _, ok := u.egress.destination(dst); !ok && !u.dns.serves(dst) {
+		u.refused.Add(1)
+		return false
+	}
 	eth := pkt.LinkHeader().Slice()
 	udp := header.UDP(pkt.TransportHeader().Slice())
 	if len(eth) < ethernetSize || len(udp) < header.UDPMinimumSize {
@@ -117,33 +124,63 @@ func (u *udpRelay) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 	}
 	u.send(&datagram{
 		src:     netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
-		dst:     netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
+		dst:     dst,
 		mac:     macAddr(eth[6:12]),
 		payload: payload,
 	})
 	return true
 }
 
-// send relays a datagram of the namespace. The payload is not kept.
-func (u *udpRelay) send(d *datagram) {
+// send relays a datagram of the namespace, and is false when it is not let out.
+// The payload is not kept.
+func (u *udpRelay) send(d *datagram) bool {
 	if u.dns.serves(d.dst) {
 		u.dns.query(u.writer, d)
-		return
+		return true
 	}
 	f, err := u.acquire(d)
 	if err != nil {
-		return
+		return err != errRefused
 	}
 	s := f.session
 	defer s.release()
-	var iovs [1]unix.Iovec
-	if len(d.payload) > 0 {
-		iovs[0].Base = &d.payload[0]
-		iovs[0].SetLen(len(d.payload))
+	errno := sendDatagram(s.fd, d.payload, f.to, d.segment)
+	if errno != 0 && d.segment != 0 {
+		errno = sendSegments(s.fd, d, f.to)
 	}
-	if errno := linux.SendToNonblock(s.fd, iovs[:], f.to, d.segment); errno != 0 {
+	if errno != 0 {
 		u.dropped.Add(1)
 	}
+	return true
+}
+
+// sendDatagram sends a payload, cut into datagrams of segment bytes where that is
+// not 0.
+func sendDatagram(fd int, payload []byte, to netip.AddrPort, segment uint16) unix.Errno {
+	var iovs [1]unix.Iovec
+	if len(payload) > 0 {
+		iovs[0].Base = &payload[0]
+		iovs[0].SetLen(len(payload))
+	}
+	return linux.SendToNonblock(fd, iovs[:], to, segment)
+}
+
+// maxSegments is how many datagrams Linux lets a program send as one
+// (UDP_MAX_SEGMENTS).
+const maxSegments = 128
+
+// sendSegments sends the datagrams one by one, for a path on the host's side that
+// does not take them as one: its MTU may be smaller than the namespace's.
+func sendSegments(fd int, d *datagram, to netip.AddrPort) unix.Errno {
+	if len(d.payload) > maxSegments*int(d.segment) {
+		return unix.EMSGSIZE
+	}
+	for segment := range slices.Chunk(d.payload, int(d.segment)) {
+		if errno := sendDatagram(fd, segment, to, 0); errno != 0 {
+			return errno
+		}
+	}
+	return 0
 }
 
 // errRefused says that a datagram is not let out.
@@ -159,7 +196,6 @@ func (u *udpRelay) acquire(d *datagram) (*flow, error) {
 	if f == nil {
 		to, ok := u.egress.destination(d.dst)
 		if !ok {
-			u.refused.Add(1)
 			return nil, errRefused
 		}
 		var err error

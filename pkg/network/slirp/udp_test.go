@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gatekit/gatekit/internal/testenv"
 )
@@ -200,15 +202,59 @@ func TestUDPFlowsExpire(t *testing.T) {
 	}
 }
 
-func TestUDPIsNotLetOut(t *testing.T) {
-	r := newRig(t, rigOptions{})
-	got := make(chan struct{}, 1)
-	server := listenUDP(t, "127.0.0.1:0", func(*net.UDPConn, []byte, netip.AddrPort) { got <- struct{}{} })
-	r.dialUDP(r.gateway(server)).Write([]byte("x"))
-	testenv.Until(t, "the datagram to be refused", func() bool { return r.e.udp.refused.Load() == 1 })
-	select {
-	case <-got:
-		t.Error("a datagram reached the host's loopback")
-	default:
+func TestUDPThatIsRefusedGetsAnICMPError(t *testing.T) {
+	for _, test := range []struct {
+		family, local string
+		from          netip.Addr
+		unreachable   func(frame []byte) bool
+	}{
+		{"IPv4", "127.0.0.1:0", childIPv4, isICMPv4(header.ICMPv4DstUnreachable)},
+		{"IPv6", "[::1]:0", childIPv6, isICMPv6(header.ICMPv6DstUnreachable)},
+	} {
+		t.Run(test.family, func(t *testing.T) {
+			r := newRig(t, rigOptions{bare: true})
+			r.introduce()
+			got := make(chan struct{}, 1)
+			server := listenUDP(t, test.local, func(*net.UDPConn, []byte, netip.AddrPort) { got <- struct{}{} })
+			frame := udpFrame(netip.AddrPortFrom(test.from, 4000), r.gateway(server), "x")
+			r.send(frame, vnetHeader{flags: vnetNeedsChecksum})
+			r.next(test.unreachable)
+			if n := r.e.udp.refused.Load(); n != 1 {
+				t.Errorf("%d datagrams were refused, want 1", n)
+			}
+			select {
+			case <-got:
+				t.Error("a datagram reached the host's loopback")
+			default:
+			}
+		})
+	}
+}
+
+// A program that sends many datagrams with one call has them arrive one by one.
+func TestUDPSegmentsAreDatagrams(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, bare: true})
+	got := make(chan string, 3)
+	server := listenUDP(t, "127.0.0.1:0", func(_ *net.UDPConn, msg []byte, _ netip.AddrPort) { got <- string(msg) })
+	frame := udpFrame(netip.AddrPortFrom(childIPv4, 4000), r.gateway(server), "aaaabbbbcc")
+	r.send(frame, vnetHeader{flags: vnetNeedsChecksum, segmentType: vnetSegmentUDP, segmentSize: 4})
+	for _, want := range []string{"aaaa", "bbbb", "cc"} {
+		if msg := <-got; msg != want {
+			t.Errorf("got %q, want %q", msg, want)
+		}
+	}
+	// And one by one, where the host does not take them as one.
+	f := flowsOf(r.e.udp)[0]
+	d := &datagram{payload: []byte("aaaabbbbcc"), segment: 4}
+	if errno := sendSegments(f.session.fd, d, f.to); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, want := range []string{"aaaa", "bbbb", "cc"} {
+		if msg := <-got; msg != want {
+			t.Errorf("got %q, want %q", msg, want)
+		}
+	}
+	if d.payload = make([]byte, 65000); sendSegments(f.session.fd, d, f.to) != unix.EMSGSIZE {
+		t.Error("more segments were sent than Linux allows")
 	}
 }
