@@ -1,0 +1,132 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/api"
+)
+
+// specsOf are the forwards of a gate, in the order of their ids.
+func specsOf(t *testing.T, g *gate) []api.PortSpec {
+	t.Helper()
+	list, err := g.client(t).ListPorts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs := []api.PortSpec{}
+	for _, p := range list {
+		specs = append(specs, p.Spec)
+	}
+	return specs
+}
+
+func TestForwardsAreBackAfterAKill(t *testing.T) {
+	s := newSite(t)
+	start := func() *gate {
+		return startGate(t, s.Host, "--net=slirp", "--restore-ports", "-p", "127.0.0.1:0:80/tcp", "sleep", "60")
+	}
+	g := start()
+	g.add(t, "[::1]:8080:80/tcp", "8081:127.0.0.1:80/tcp4", "127.0.0.1:8082-8084:80-82/udp", "127.0.0.1:0:80/tcp")
+	removed := g.add(t, "127.0.0.1:8085:80/tcp")
+	if err := g.client(t).RemovePort(t.Context(), removed[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	want := specsOf(t, g)
+	for _, victim := range victims {
+		t.Run(victim.name+" is killed", func(t *testing.T) {
+			kill(t, victim.find(g))
+			g.Wait(t)
+			g = start()
+			if diff := cmp.Diff(want, specsOf(t, g)); diff != "" {
+				t.Errorf("forwards (-before +after):\n%s", diff)
+			}
+			g.serve(t, "tcp", "127.0.0.1:80")
+			for _, port := range []int{want[0].ParentPort, 8081} {
+				if err := tryTCP(t, s.Host, fmt.Sprintf("127.0.0.1:%d", port), 1000); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	t.Run("an orderly end", func(t *testing.T) {
+		g.stop(t)
+		g = start()
+		if diff := cmp.Diff(want, specsOf(t, g)); diff != "" {
+			t.Errorf("forwards (-before +after):\n%s", diff)
+		}
+	})
+	g.stop(t)
+	t.Run("not without the flag", func(t *testing.T) {
+		g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+		if specs := specsOf(t, g); len(specs) != 0 {
+			t.Errorf("there are %v", specs)
+		}
+		g.stop(t)
+		if _, err := os.Stat(s.Path(g.stateDir + "/ports.json")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("ports.json is still there: %v", err)
+		}
+	})
+}
+
+// What was answered before the kill is there after it, whatever was under way.
+func TestNoAnsweredForwardIsLostInAKill(t *testing.T) {
+	s := newSite(t)
+	next := 10000
+	answered := map[int]bool{}
+	for round := range 5 {
+		g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+		there := map[int]bool{}
+		for _, spec := range specsOf(t, g) {
+			there[spec.ParentPort] = true
+		}
+		for port := range answered {
+			if !there[port] {
+				t.Errorf("round %d: the forward of port %d is lost", round, port)
+			}
+		}
+		added := make(chan struct{}, 1000)
+		go func() {
+			defer close(added)
+			for {
+				spec := api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: next, ChildPort: 80}
+				if _, err := g.client(t).AddPort(t.Context(), spec); err != nil {
+					return
+				}
+				answered[next] = true
+				next++
+				added <- struct{}{}
+			}
+		}()
+		for range 10 + 7*round {
+			<-added
+		}
+		kill(t, g.PID())
+		g.Wait(t)
+		for range added { // until it fails
+		}
+		next++ // the one under way may have come about
+	}
+}
+
+func TestAForwardThatCannotComeBackIsAWarning(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+	g.add(t, "127.0.0.1:8080:80/tcp", "127.0.0.1:8081:80/tcp")
+	kill(t, g.PID())
+	g.Wait(t)
+	serveTCP(t, s.Host, "127.0.0.1:8080", echoTCP)
+	g = startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+	want := []api.PortSpec{{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: 8081, ChildPort: 80}}
+	if diff := cmp.Diff(want, specsOf(t, g)); diff != "" {
+		t.Errorf("forwards (-want +got):\n%s", diff)
+	}
+	testenv.Until(t, "a warning", func() bool {
+		return len(lacks(g.Stderr(), "127.0.0.1:8080:80/tcp", "bind: address already in use", "uid 0")) == 0
+	})
+}
