@@ -1,0 +1,87 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Held are connections or flows that were opened and stay open.
+type Held struct {
+	// Open is how many there are. Elapsed is how long it took to open them.
+	Open    int
+	Elapsed time.Duration
+
+	// Reason says why the next one could not be opened; it is empty when all
+	// were.
+	Reason string
+
+	conns []net.Conn
+}
+
+// Close closes them all.
+func (h *Held) Close() {
+	for _, conn := range h.conns {
+		conn.Close()
+	}
+	h.conns = nil
+}
+
+// Hold opens n connections (network "tcp") or flows ("udp"), one after another and
+// to all of the addresses in turn, and exchanges a byte or a datagram over each.
+// It stops at the first that fails, and when the limit of time is over; what is
+// open then stays open. The caller closes it.
+func Hold(network string, to []netip.AddrPort, n int, limit time.Duration) (*Held, error) {
+	if len(to) == 0 {
+		return nil, errors.New("no address to connect to")
+	}
+	h := &Held{conns: make([]net.Conn, 0, n)}
+	start := time.Now()
+	for i := range n {
+		if time.Since(start) > limit {
+			h.Reason = fmt.Sprintf("not opened within %v", limit)
+			break
+		}
+		conn, err := open(network, to[i%len(to)])
+		if err != nil {
+			h.Reason = err.Error()
+			break
+		}
+		h.conns = append(h.conns, conn)
+	}
+	h.Open, h.Elapsed = len(h.conns), time.Since(start)
+	return h, nil
+}
+
+func open(network string, to netip.AddrPort) (net.Conn, error) {
+	if network == "udp" {
+		conn, err := dialUDP(to)
+		if err != nil {
+			return nil, err
+		}
+		answered, err := ask(conn, 1, time.Now())
+		if err == nil && !answered {
+			err = errors.New("no answer to the first datagram")
+		}
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
+	conn, err := dialTCP(to)
+	if err != nil {
+		return nil, err
+	}
+	err = conn.SetDeadline(time.Now().Add(patience))
+	if err == nil {
+		err = exchange(conn, make([]byte, 1))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}

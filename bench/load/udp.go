@@ -1,0 +1,109 @@
+package load
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+)
+
+func dialUDP(to netip.AddrPort) (*net.UDPConn, error) {
+	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+}
+
+// UDPTrips sends a datagram of eight bytes and waits for its echo, over and over,
+// for the given time. An answer that takes too long is lost; one that comes later
+// is known by its number and ignored.
+func UDPTrips(to netip.AddrPort, d time.Duration) (Trips, error) {
+	conn, err := dialUDP(to)
+	if err != nil {
+		return Trips{}, err
+	}
+	defer conn.Close()
+	times := make([]time.Duration, 0, 1<<18)
+	lost := 0
+	start := time.Now()
+	for now := start; now.Sub(start) < d; {
+		answered, err := ask(conn, uint64(len(times)+lost+1), now)
+		if err != nil {
+			return Trips{}, err
+		}
+		then := now
+		now = time.Now()
+		if answered {
+			times = append(times, now.Sub(then))
+		} else {
+			lost++
+		}
+	}
+	return Trips{
+		Count:   len(times),
+		Lost:    lost,
+		Elapsed: time.Since(start),
+		P50:     percentile(times, 0.50),
+		P99:     percentile(times, 0.99),
+	}, nil
+}
+
+// ask sends a numbered datagram and reports whether its echo came in time.
+func ask(conn *net.UDPConn, number uint64, now time.Time) (answered bool, err error) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], number)
+	if _, err := conn.Write(b[:]); err != nil {
+		return false, fmt.Errorf("datagram %d: %w", number, err)
+	}
+	if err := conn.SetReadDeadline(now.Add(patience)); err != nil {
+		return false, err
+	}
+	for {
+		n, err := conn.Read(b[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("answer to datagram %d: %w", number, err)
+		}
+		if n == len(b) && binary.BigEndian.Uint64(b[:]) == number {
+			return true, nil
+		}
+	}
+}
+
+// Flooded says what a flood sent.
+type Flooded struct {
+	// Sent is how many datagrams the kernel took, Refused how many it did not.
+	Sent, Refused int
+
+	Elapsed time.Duration
+}
+
+// Rate is datagrams sent per second.
+func (f Flooded) Rate() float64 { return rate(f.Sent, f.Elapsed) }
+
+// Flood sends datagrams of the given size, one call for each and as fast as the
+// kernel takes them, for the given time.
+func Flood(to netip.AddrPort, size int, d time.Duration) (Flooded, error) {
+	conn, err := dialUDP(to)
+	if err != nil {
+		return Flooded{}, err
+	}
+	defer conn.Close()
+	payload := make([]byte, size)
+	var f Flooded
+	start := time.Now()
+	for f.Elapsed < d {
+		// The clock is not asked for each datagram.
+		for range 16 {
+			if _, err := conn.Write(payload); err != nil {
+				f.Refused++
+				continue
+			}
+			f.Sent++
+		}
+		f.Elapsed = time.Since(start)
+	}
+	return f, nil
+}
