@@ -11,14 +11,15 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// engine is what Run makes on a device, and takes apart in the reverse order:
+// engine is what Run makes on a device. It is taken apart from both ends towards
+// the middle, so that nobody is called who has gone:
 //
-//	start                              stop
-//	loops                              reader     (no more frames)
-//	dnsForwarder                       tcpForwarder (no more dials)
-//	link, stack                        loops      (no more bytes)
-//	tcpForwarder, udpRelay             relays, udpRelay, dnsForwarder
-//	reader                             stack, device
+//  1. the reader: no more frames, and so no new flows
+//  2. the TCP forwarder: no more dials
+//  3. the loops: no more bytes
+//  4. the stack: its handshakes fail, which ends the dials' goroutines
+//  5. the relays, the UDP relay and the DNS forwarder: no more host sockets
+//  6. the device, by run, which made none of the others
 type engine struct {
 	dev   *device
 	loops []*loop

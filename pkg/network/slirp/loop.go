@@ -49,7 +49,7 @@ const (
 // eventBatch is how many events one wait returns.
 const eventBatch = 64
 
-// newLoop returns a loop. start runs it, stop ends it.
+// newLoop returns a loop. runHost and runGuest are its goroutines; stop ends them.
 func newLoop() (*loop, error) {
 	epoll, err := linux.NewEpoll()
 	if err != nil {
