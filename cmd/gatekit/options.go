@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 
@@ -26,6 +25,7 @@ func options(c *cli.Context) (parent.Options, error) {
 		StateDir:        c.String("state-dir"),
 		Name:            c.String("name"),
 		Version:         version.Version,
+		RestorePorts:    c.Bool("restore-ports"),
 		CopyUp:          c.StringSlice("copy-up"),
 		CopyUpMode:      c.String("copy-up-mode"),
 		Propagation:     c.String("propagation"),
@@ -148,47 +148,23 @@ func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 	return slirp.New(o)
 }
 
-// networks are the two networks: those of the flags, else the first that the
-// host has no address in.
+// networks are those of the flags; the driver finds others for zero ones.
 func networks(c *cli.Context) (v4, v6 netip.Prefix, err error) {
-	addrs, err := hostAddrs()
-	if err != nil {
-		return v4, v6, err
-	}
-	v4, v6 = slirp.FreeNetworks(addrs)
 	for _, flag := range []struct {
-		name   string
-		is4    bool
-		prefix *netip.Prefix
-	}{{"cidr", true, &v4}, {"cidr6", false, &v6}} {
+		name, example string
+		prefix        *netip.Prefix
+	}{{"cidr", "10.0.2.0/24", &v4}, {"cidr6", "fd67:6174:656b::/64", &v6}} {
 		s := c.String(flag.name)
 		if s == "" {
 			continue
 		}
 		p, err := netip.ParsePrefix(s)
-		if err != nil || p.Addr().Is4() != flag.is4 {
-			return v4, v6, fmt.Errorf("--%s=%s: want a network such as %v", flag.name, s, *flag.prefix)
+		if err != nil || p.Addr().Is4() != (flag.prefix == &v4) {
+			return v4, v6, fmt.Errorf("--%s=%s: want a network such as %s", flag.name, s, flag.example)
 		}
 		*flag.prefix = p.Masked()
 	}
 	return v4, v6, nil
-}
-
-// hostAddrs are the addresses of the host's interfaces.
-func hostAddrs() ([]netip.Addr, error) {
-	found, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("list the host's addresses: %w", err)
-	}
-	var addrs []netip.Addr
-	for _, a := range found {
-		if n, ok := a.(*net.IPNet); ok {
-			if addr, ok := netip.AddrFromSlice(n.IP); ok {
-				addrs = append(addrs, addr.Unmap())
-			}
-		}
-	}
-	return addrs, nil
 }
 
 // parseUpstream parses ADDR or ADDR:PORT; IPv6 goes in brackets before a port.

@@ -64,7 +64,7 @@ func (f facade) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortS
 	for i, s := range specs {
 		wanted[i] = port.Spec(s)
 	}
-	added, err := f.g.ports.Add(ctx, wanted)
+	added, err := f.g.ledger.add(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (f facade) RemovePort(ctx context.Context, id int, drain time.Duration) err
 	if f.g.ports == nil {
 		return errNoPortDriver
 	}
-	return f.g.ports.Remove(ctx, []int{id}, drain)
+	return f.g.ledger.remove(ctx, []int{id}, drain)
 }
 
 func statuses(in []port.Status) []api.PortStatus {

@@ -48,6 +48,11 @@ type Options struct {
 	// Publish are forwards to put in place before the command starts.
 	Publish []port.Spec
 
+	// RestorePorts brings back the forwards that the last gate in StateDir had
+	// when it ended or was killed, after those of Publish. One that cannot come
+	// back is a warning. It keeps the list for the next gate, too.
+	RestorePorts bool
+
 	// Mounts. Empty values mean none, copyup's default mode, and "rprivate".
 	CopyUp      []string
 	CopyUpMode  string
@@ -165,6 +170,12 @@ func (o *Options) validateNetwork() error {
 	}
 	if len(o.Publish) > 0 && o.Ports == nil {
 		return errors.New("--publish needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
+	}
+	if o.RestorePorts && o.Ports == nil {
+		return errors.New("--restore-ports needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
+	}
+	if o.RestorePorts && o.StateDir == "" {
+		return errors.New("--restore-ports needs --state-dir: a new directory has no forwards to restore")
 	}
 	for _, s := range o.Publish {
 		if err := s.Validate(); err != nil {

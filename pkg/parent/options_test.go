@@ -26,6 +26,8 @@ func TestOptionsThatCanNeverWorkAreWrongUsage(t *testing.T) {
 		"ports of the host's network":  {Options{Command: []string{"x"}, Ports: noPorts}, "--net=host"},
 		"forwards without a driver":    {Options{Command: []string{"x"}, Network: network.None(), Publish: []port.Spec{{}}}, "--publish"},
 		"a forward that cannot be":     {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, Publish: []port.Spec{{Proto: "sctp"}}}, "sctp"},
+		"restoring without a driver":   {Options{Command: []string{"x"}, StateDir: "d", RestorePorts: true}, "--restore-ports needs a port driver"},
+		"restoring from nowhere":       {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, RestorePorts: true}, "--state-dir"},
 		"copy-up of /tmp":              {Options{Command: []string{"x"}, CopyUp: []string{"/tmp"}}, "/tmp"},
 		"an unknown propagation":       {Options{Command: []string{"x"}, Propagation: "wide"}, "wide"},
 		"evacuation alone":             {Options{Command: []string{"x"}, EvacuateCgroup2: "a"}, "--pidns"},

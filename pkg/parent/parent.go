@@ -79,8 +79,9 @@ type gate struct {
 	dir     *statedir.Dir
 	child   *process
 	session *session
-	ports   port.Driver // nil without one
-	notify  *notifier   // nil without one
+	ports   port.Driver // nil without one, as is ledger
+	ledger  *ledger
+	notify  *notifier // nil without one
 
 	running atomic.Bool // the command was let go
 	stop    sync.Once   // of stopCommand
@@ -118,6 +119,14 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 		return exit, err
 	}
 	defer func() { err = errors.Join(err, g.dir.Close()) }()
+	if !g.o.RestorePorts {
+		// What an earlier gate left is over, and nothing is for a later one, but
+		// after a kill.
+		if err := removePorts(g.dir.Ports()); err != nil {
+			return exit, err
+		}
+		defer func() { err = errors.Join(err, removePorts(g.dir.Ports())) }()
+	}
 	if unlisted := g.dir.Unlisted(); unlisted != nil {
 		g.o.Logger.Warn("gatectl list will not show this gate", "reason", unlisted)
 	}
@@ -319,11 +328,8 @@ func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
 	parts.Go(func() error {
 		return partError(ctx, "port driver "+g.ports.Info().Driver, g.ports.Run(ctx))
 	})
-	if len(g.o.Publish) == 0 {
-		return nil
-	}
-	_, err := g.ports.Add(ctx, g.o.Publish)
-	return err
+	g.ledger = newLedger(g.ports, g.dir.Ports(), g.o.Logger)
+	return g.ledger.start(ctx, g.o.Publish, g.o.RestorePorts)
 }
 
 // startAPI listens on api.sock and serves it.

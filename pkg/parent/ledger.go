@@ -1,0 +1,243 @@
+package parent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// ledger keeps the forwards of a gate in its state dir's ports.json, so that the
+// next gate there can bring them back (Options.RestorePorts).
+//
+// The file is a list of specs, as the API writes them, in the order in which they
+// were asked for. It is replaced after each change, before the change is
+// answered, and in one step: a new file is written, synced and renamed. So it
+// always holds the forwards of one moment, whenever the gate is killed. No
+// forwards, no file.
+//
+//	the gate is killed          the file stays
+//	the gate ends               it stays for RestorePorts, else it goes
+//	the next gate starts        reads it for RestorePorts; then it is that gate's
+type ledger struct {
+	driver port.Driver
+	path   string
+	log    *slog.Logger
+
+	// turn holds one token, taken by who writes the file.
+	turn chan struct{}
+	// entries are by the ids of the forwards; the holder of the turn's.
+	entries map[int]entry
+}
+
+// entry is one forward in the file.
+type entry struct {
+	api.PortSpec
+	// Picked says that port 0 was asked for, and ParentPort was free.
+	Picked bool `json:"picked,omitempty"`
+}
+
+func newLedger(driver port.Driver, path string, log *slog.Logger) *ledger {
+	return &ledger{driver: driver, path: path, log: log, turn: make(chan struct{}, 1), entries: map[int]entry{}}
+}
+
+// add puts forwards in place, all or none, and saves them.
+func (l *ledger) add(ctx context.Context, specs []port.Spec) ([]port.Status, error) {
+	added, err := l.put(ctx, entries(specs))
+	if err == nil {
+		l.save()
+	}
+	return added, err
+}
+
+// put puts forwards in place, all or none, and notes them for the next save.
+func (l *ledger) put(ctx context.Context, wanted []entry) ([]port.Status, error) {
+	specs := make([]port.Spec, len(wanted))
+	for i, e := range wanted {
+		specs[i] = port.Spec(e.PortSpec)
+	}
+	added, err := l.driver.Add(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	for i, s := range added {
+		l.entries[s.ID] = entry{api.PortSpec(s.Spec), wanted[i].Picked}
+	}
+	return added, nil
+}
+
+// remove takes forwards away, all or none.
+func (l *ledger) remove(ctx context.Context, ids []int, drain time.Duration) error {
+	if err := l.driver.Remove(ctx, ids, drain); err != nil {
+		return err
+	}
+	l.save()
+	return nil
+}
+
+// start puts the first forwards in place: all those to publish, and what can be
+// had of those in the file where they are to be restored. Of the latter, one
+// that is published anyway does not come twice, and a free port that was picked
+// for a published one is tried again. The file changes at the end: who is killed
+// before that has lost nothing.
+func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) error {
+	var old []entry
+	if restore {
+		var err error
+		if old, err = readPorts(l.path); err != nil {
+			l.log.Warn("forwards cannot be restored", "error", err)
+		}
+	}
+	asked := entries(publish)
+	wanted, rest := again(asked, old)
+	_, err := l.put(ctx, wanted)
+	if errors.Is(err, port.ErrConflict) && !slices.Equal(wanted, asked) {
+		_, err = l.put(ctx, asked) // a picked port is another's by now
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range rest {
+		spec := port.Spec(e.PortSpec)
+		added, err := l.put(ctx, []entry{e})
+		switch {
+		case ctx.Err() != nil:
+			return nil // the end of the gate, not its cause
+		case err != nil:
+			l.log.Warn("a forward cannot be restored", "spec", spec, "error", err)
+		default:
+			l.log.Debug("a forward is restored", "id", added[0].ID, "spec", spec)
+		}
+	}
+	l.save()
+	return nil
+}
+
+// entries are the entries of forwards that are asked for.
+func entries(specs []port.Spec) []entry {
+	list := make([]entry, len(specs))
+	for i, s := range specs {
+		list[i] = entry{api.PortSpec(s), s.ParentPort == 0}
+	}
+	return list
+}
+
+// again returns what is asked for, with the ports that were picked the last time,
+// and the old entries that are not.
+func again(asked, old []entry) (wanted, rest []entry) {
+	wanted, rest = slices.Clone(asked), slices.Clone(old)
+	for i, w := range wanted {
+		j := slices.IndexFunc(rest, func(e entry) bool {
+			if w.Picked && e.Picked {
+				e.ParentPort = 0
+			}
+			return e.PortSpec == w.PortSpec
+		})
+		if j >= 0 {
+			wanted[i].ParentPort = rest[j].ParentPort
+			rest = slices.Delete(rest, j, j+1)
+		}
+	}
+	return wanted, rest
+}
+
+// readPorts reads the file. None is an empty one.
+func readPorts(path string) ([]entry, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var entries []entry
+	if err := json.Unmarshal(text, &entries); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return entries, nil
+}
+
+// save writes the forwards that are in place. That the file cannot be written
+// does not undo a change that was made.
+func (l *ledger) save() {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	var list []entry
+	there := map[int]entry{}
+	for _, s := range l.driver.List() {
+		if e, ok := l.entries[s.ID]; ok {
+			list = append(list, e)
+			there[s.ID] = e
+		}
+	}
+	l.entries = there
+	if err := writePorts(l.path, list); err != nil {
+		l.log.Warn("the forwards cannot be kept for the next start", "error", err)
+	}
+}
+
+// writePorts replaces the file in one step.
+func writePorts(path string, list []entry) (err error) {
+	if len(list) == 0 {
+		return removePorts(path)
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(unfinished(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the new name last.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// removePorts removes the file, and what a killed gate had not finished.
+func removePorts(path string) error {
+	var errs []error
+	for _, name := range [...]string{path, unfinished(path)} {
+		if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unfinished is where the file is written before it gets its name.
+func unfinished(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+}
