@@ -97,9 +97,6 @@ type Network struct {
 
 var _ network.Driver = (*Network)(nil)
 
-// Check returns an error, with its remedy, when Setup could not open a TAP.
-func Check() error { return linux.CheckTUN() }
-
 // New checks the options and returns the driver, which holds nothing until Run.
 // The error wraps ErrUsage when the options can never work.
 func New(o Options) (*Network, error) {
@@ -214,6 +211,10 @@ func checkIfname(name string) error {
 	}
 	return nil
 }
+
+// Check returns an error, with its remedy, when Setup could not open a TAP. The
+// parent asks before it makes anything.
+func (*Network) Check() error { return linux.CheckTUN() }
 
 // Plan implements network.Driver.
 func (n *Network) Plan() network.Plan { return n.plan }
