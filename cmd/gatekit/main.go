@@ -61,7 +61,10 @@ func run(args []string) int {
 
 // fail prints one line and returns the exit code that goes with the error.
 func fail(err error) int {
-	fmt.Fprintln(os.Stderr, "gatekit:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	// That it is wrong usage shows in the exit code.
+	line = strings.ReplaceAll(line, parent.ErrUsage.Error()+": ", "")
+	fmt.Fprintln(os.Stderr, "gatekit:", line)
 	var start *parent.StartError
 	switch {
 	case errors.As(err, &start):
