@@ -100,6 +100,15 @@ func TestATunDeviceThatCannotBeOpenedIsNamed(t *testing.T) {
 		h.Do(t, func() error { return os.Chmod("/dev/net/tun", 0o600) })
 		badInput{slirp.args, append(slirp.says, "chmod")}.refuse(t, h, 1)
 	})
+	t.Run("another device", func(t *testing.T) {
+		h := testenv.NewHost(t)
+		h.Bind(t, "/dev/null", "/dev/net/tun")
+		// The child finds out, while its ids are mapped or after. Whenever it is,
+		// its reason is told.
+		for range 20 {
+			badInput{slirp.args, []string{"tap0"}}.refuse(t, h, 1)
+		}
+	})
 }
 
 func TestForbiddenUserNamespacesAreExplained(t *testing.T) {

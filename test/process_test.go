@@ -93,13 +93,13 @@ var treeFlags = map[string][]string{
 }
 
 func TestTheTreeDiesWithTheGate(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range treeFlags {
 		for victim, pid := range map[string]func(g *gate) int{
 			"parent": func(g *gate) int { return g.PID() },
 			"child":  func(g *gate) int { return g.childPID },
 		} {
 			t.Run(name+", "+victim+" killed", func(t *testing.T) {
-				h := testenv.NewHost(t)
 				g := startGate(t, h, append(flags, "sh", "-c", familyTree+"exec sleep 1000")...)
 				g.awaitOutput(t, "ready\n")
 				if n := len(h.Processes()); n < 9 {
@@ -116,9 +116,9 @@ func TestTheTreeDiesWithTheGate(t *testing.T) {
 }
 
 func TestNothingOutlivesTheCommand(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range treeFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			before := trace(t, h)
 			if r := runGate(t, h, append(flags, "sh", "-c", familyTree+"exit 3")...); r.Code != 3 {
 				t.Error(r)
@@ -174,6 +174,7 @@ var _ = testenv.Probe("serve", func(args []string) int {
 })
 
 func TestPassedSocketsReachTheCommand(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range map[string][]string{
 		"plain":                     {},
 		"pid namespace":             {"--pidns"},
@@ -181,7 +182,6 @@ func TestPassedSocketsReachTheCommand(t *testing.T) {
 		"network that stands apart": {"--net=slirp", "--detach-netns"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			var listeners []*net.TCPListener
 			// systemd sets LISTEN_PID to the process that becomes gatekit.
 			cmd := h.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec gatekit "$@"`, "sh"}, append(flags, "probe", "serve")...)...)
@@ -285,6 +285,7 @@ var _ = testenv.Probe("notify", func(args []string) int {
 })
 
 func TestTheServiceManagerIsNotified(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range map[string][]string{
 		"plain":                    {},
 		"network, pids":            {"--net=slirp", "--pidns", "--copy-up=/etc"},
@@ -292,12 +293,12 @@ func TestTheServiceManagerIsNotified(t *testing.T) {
 		"under an overlay of /run": {"--net=slirp", "--copy-up=/run", "--copy-up-mode=overlay"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			path := h.User.RuntimeDir + "/notify"
 			manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.Path(path), Net: "unixgram"})
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer os.Remove(h.Path(path))
 			defer manager.Close()
 			if err := os.Chmod(h.Path(path), 0o666); err != nil {
 				t.Fatal(err)

@@ -59,9 +59,9 @@ var processFlags = map[string][]string{
 }
 
 func TestSignalsReachTheCommandOnce(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range processFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			g := startSignalReporter(t, h, flags...)
 			want := "ready\n"
 			for _, sig := range forwardedSignals() {

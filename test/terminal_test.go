@@ -31,9 +31,9 @@ var terminalFlags = map[string][]string{
 }
 
 func TestATerminalStaysATerminal(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range terminalFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			x, p := onTerminal(t, h, "gatekit", append(flags, "sh", "-ec", `
 				for fd in 0 1 2; do test -t $fd; done
 				: </dev/tty
@@ -62,9 +62,9 @@ const countSignals = `
 	while :; do read line; done`
 
 func TestKeysReachTheCommandOnce(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range terminalFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			x, p := onTerminal(t, h, "gatekit", append(flags, "sh", "-c", countSignals)...)
 			x.Expect(t, "started")
 			for i := range 5 {
@@ -88,9 +88,9 @@ func TestKeysReachTheCommandOnce(t *testing.T) {
 }
 
 func TestCtrlCEndsACommandThatDoesNotCatchIt(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range terminalFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			before := trace(t, h)
 			x, p := onTerminal(t, h, "gatekit", append(flags, "sh", "-c", "echo started; exec sleep 60")...)
 			x.Expect(t, "started")
@@ -104,9 +104,9 @@ func TestCtrlCEndsACommandThatDoesNotCatchIt(t *testing.T) {
 }
 
 func TestAShellOutsideStopsAndContinuesTheGate(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range terminalFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			h.WriteFile(t, "/srv/echo", "#!/bin/sh\necho started\nwhile read line; do echo \"[$line]\"; done\n", 0o755)
 			x, p := onTerminal(t, h, "bash", "--norc", "--noediting", "-i")
 			x.Expect(t, "prompt> ")
@@ -138,9 +138,9 @@ func TestAShellOutsideStopsAndContinuesTheGate(t *testing.T) {
 }
 
 func TestAShellInsideControlsItsJobs(t *testing.T) {
+	h := testenv.NewHost(t)
 	for name, flags := range terminalFlags {
 		t.Run(name, func(t *testing.T) {
-			h := testenv.NewHost(t)
 			x, p := onTerminal(t, h, "gatekit", append(flags, "bash", "--norc", "--noediting", "-i")...)
 			x.Expect(t, "prompt> ")
 			x.Type(t, "sh -c 'echo start''ed; exec cat'\n")
