@@ -41,11 +41,10 @@ func (s Spec) Transport() string { return strings.TrimRight(s.Proto, "46") }
 // "tcp" and "udp" on an unspecified address of either family mean both.
 func (s Spec) Listens() []netip.Addr {
 	_, allowed, _ := s.proto()
-	addr, err := netip.ParseAddr(s.ParentIP)
-	if err == nil && !addr.IsUnspecified() {
+	if addr := valid(s.ParentIP); addr.IsValid() && !addr.IsUnspecified() {
 		return []netip.Addr{addr}
 	}
-	var addrs []netip.Addr
+	addrs := make([]netip.Addr, 0, 2)
 	if allowed&IPv4 != 0 {
 		addrs = append(addrs, netip.IPv4Unspecified())
 	}
@@ -68,14 +67,14 @@ func (s Spec) Listens() []netip.Addr {
 // would leave by the network and come back to the forward that sent it.
 func (s Spec) Targets(client Families) []netip.AddrPort {
 	port := uint16(s.ChildPort)
-	if addr, err := netip.ParseAddr(s.ChildIP); err == nil {
+	if addr := valid(s.ChildIP); addr.IsValid() {
 		return []netip.AddrPort{netip.AddrPortFrom(addr, port)}
 	}
 	v4 := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 	v6 := netip.AddrPortFrom(netip.IPv6Loopback(), port)
 	_, allowed, _ := s.proto()
-	var targets []netip.AddrPort
-	if addr, err := netip.ParseAddr(s.ParentIP); err == nil && addr.IsLoopback() && addr != v4.Addr() && addr != v6.Addr() {
+	targets := make([]netip.AddrPort, 0, 3)
+	if addr := valid(s.ParentIP); addr.IsLoopback() && addr != v4.Addr() && addr != v6.Addr() {
 		targets = append(targets, netip.AddrPortFrom(addr, port))
 	}
 	switch {
@@ -88,6 +87,15 @@ func (s Spec) Targets(client Families) []netip.AddrPort {
 	default:
 		return append(targets, v4, v6)
 	}
+}
+
+// valid reads an address of a valid spec; an empty one is the zero Addr.
+func valid(text string) netip.Addr {
+	if text == "" {
+		return netip.Addr{}
+	}
+	addr, _ := netip.ParseAddr(text)
+	return addr
 }
 
 // Conflicts reports whether two valid specs cannot listen at the same time on

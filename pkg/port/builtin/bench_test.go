@@ -94,27 +94,3 @@ func BenchmarkUDPRoundTrip(b *testing.B) {
 	b.Run("direct", func(b *testing.B) { run(b, service.String()) })
 	b.Run("forwarded", func(b *testing.B) { run(b, forwardTo(b, d, "udp", "127.0.0.1", service)) })
 }
-
-// BenchmarkAddRange adds and removes a range of a thousand ports, as
-// 8000-8999:8000-8999/tcp would.
-func BenchmarkAddRange(b *testing.B) {
-	d := start(b, Options{})
-	batch := make([]string, 1000)
-	for i := range batch {
-		batch[i] = "127.0.0.1:0:80/tcp4"
-	}
-	all := specs(b, batch...)
-	for b.Loop() {
-		statuses, err := d.Add(b.Context(), all)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ids := make([]int, len(statuses))
-		for i, s := range statuses {
-			ids[i] = s.ID
-		}
-		if err := d.Remove(b.Context(), ids, 0); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -153,9 +153,9 @@ type forward struct {
 	flows int
 	ages  flowAges
 
-	mu    sync.Mutex // guards what is below
-	conns map[*conn]struct{}
-	over  chan struct{} // closed with the last connection; nil before Remove
+	mu    sync.Mutex         // guards what is below
+	conns map[*conn]struct{} // nil before the first
+	over  chan struct{}      // closed with the last connection; nil before Remove
 }
 
 // New returns a driver that has not run yet.
@@ -317,7 +317,6 @@ func (d *Driver) newForward(b bound) *forward {
 	fw := &forward{
 		status: port.Status{ID: d.lastID, Spec: b.spec},
 		ages:   newFlowAges(ofForward),
-		conns:  map[*conn]struct{}{},
 	}
 	d.mu.Unlock()
 	for _, s := range b.sockets {
@@ -341,8 +340,15 @@ func (d *Driver) serve(fresh []*forward) error {
 		}
 		return err
 	}
+	var last port.Spec
 	for _, fw := range fresh {
-		d.pool.want(fw.status.Spec)
+		// The ports of a range make no difference.
+		spec := fw.status.Spec
+		spec.ParentPort, spec.ChildPort = 0, 0
+		if spec != last {
+			d.pool.want(fw.status.Spec)
+			last = spec
+		}
 	}
 	return nil
 }

@@ -70,6 +70,9 @@ func (d *Driver) admit(l *listener, fd int) {
 	fw.mu.Lock()
 	full := len(fw.conns) >= d.opts.MaxConnsPerForward || d.count.conns.Load() >= int64(d.opts.MaxConns)
 	if !full {
+		if fw.conns == nil {
+			fw.conns = map[*conn]struct{}{}
+		}
 		fw.conns[c] = struct{}{}
 		d.count.conns.Add(1)
 	}
