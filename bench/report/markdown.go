@@ -1,0 +1,251 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Markers are around the part of a document that Insert replaces.
+const (
+	Begin = "<!-- The lines to the next marker are written by `make bench`. -->"
+	End   = "<!-- Here end the lines that `make bench` writes. -->"
+)
+
+// Insert replaces what is between the markers of a document.
+func Insert(document, generated string) (string, error) {
+	before, rest, ok := strings.Cut(document, Begin+"\n")
+	_, after, ended := strings.Cut(rest, End)
+	if !ok || !ended {
+		return "", fmt.Errorf("the document lacks the line %q or the line %q", Begin, End)
+	}
+	return before + Begin + "\n\n" + strings.TrimSpace(generated) + "\n\n" + End + after, nil
+}
+
+// Chart is a picture to show above a group of rows.
+type Chart struct {
+	// Group is the title of the group, Title what the picture is of.
+	Group, Title string
+
+	// Path is that of the picture, as the document refers to it.
+	Path string
+}
+
+// Markdown says everything: where and when, what was aimed at and reached, the
+// tables, and what failed.
+func (r *Results) Markdown(charts []Chart) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Taken on %s on %v. Medians of %d rounds; each loop ran for %v s.\n\n",
+		r.Taken.UTC().Format("2 January 2006, 15:04 UTC"), r.Machine, r.Rounds, r.Seconds)
+	for _, s := range r.Subjects {
+		if s.Version != "" {
+			fmt.Fprintf(&b, "- %s %s\n", s.Name, s.Version)
+		}
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(&b, "\n**Do not trust this run:** %s.\n", w)
+	}
+	b.WriteString("\n## Targets\n\n")
+	r.targets(&b)
+	for _, g := range Groups() {
+		r.group(&b, g, charts)
+	}
+	r.failures(&b)
+	return b.String()
+}
+
+// targets writes the table of targets, and the shortfalls as sentences.
+func (r *Results) targets(b *strings.Builder) {
+	b.WriteString("| | wanted | reached | |\n|---|---|---|---|\n")
+	var short, unknown []string
+	met := 0
+	for _, t := range Targets() {
+		v := r.Judge(t)
+		name := v.row.Title
+		if g := groupOf(t.Row); g != "" {
+			name = g + ": " + name
+		}
+		switch {
+		case !v.Known:
+			unknown = append(unknown, fmt.Sprintf("%s (%s)", name, v.Reason))
+			fmt.Fprintf(b, "| %s | %s | not known | |\n", name, v.wanted())
+		case v.Met():
+			met++
+			fmt.Fprintf(b, "| %s | %s | %s | met |\n", name, v.wanted(), v.reached())
+		default:
+			short = append(short, fmt.Sprintf("%s: wanted %s, reached %s", name, v.wanted(), v.reached()))
+			fmt.Fprintf(b, "| %s | %s | %s | **falls short** |\n", name, v.wanted(), v.reached())
+		}
+	}
+	fmt.Fprintf(b, "\n%d of %d targets are met.", met, len(Targets()))
+	if len(short) > 0 {
+		fmt.Fprintf(b, " gatekit falls short of %d:\n", len(short))
+		for _, s := range short {
+			fmt.Fprintf(b, "\n- %s.", s)
+		}
+		b.WriteString("\n")
+	}
+	if len(unknown) > 0 {
+		fmt.Fprintf(b, "\nNot known for lack of a figure: %s.", strings.Join(unknown, "; "))
+	}
+	b.WriteString("\n")
+}
+
+// wanted is the target in words.
+func (v Verdict) wanted() string {
+	relation := "at least"
+	if v.AtMost {
+		relation = "at most"
+	}
+	if v.Against == "" {
+		return fmt.Sprintf("%s %s", relation, quantity(v.Factor, v.row.Unit))
+	}
+	text := fmt.Sprintf("%s %v × %s", relation, v.Factor, v.Against)
+	if v.AgainstRow != "" {
+		text += ", " + rowOf(v.AgainstRow).Title
+	}
+	if v.Against == BestPeer && v.Known {
+		text += " (" + v.Other + ")"
+	}
+	return text
+}
+
+// reached is what came of the target in words.
+func (v Verdict) reached() string {
+	if v.Against == "" || v.Ratio == 0 {
+		return quantity(v.Reached, v.row.Unit)
+	}
+	return fmt.Sprintf("%s × (%s)", Number(v.Ratio), quantity(v.Reached, v.row.Unit))
+}
+
+// quantity is a figure with its unit.
+func quantity(figure float64, unit string) string {
+	switch {
+	case strings.HasPrefix(unit, "1 ="):
+		return Number(figure)
+	case strings.HasPrefix(unit, "/"), unit == "%":
+		return Number(figure) + unit
+	}
+	return Number(figure) + " " + unit
+}
+
+// group writes one table, with gatekit's ratio to the best peer in the last column.
+// A group without figures is left out.
+func (r *Results) group(b *strings.Builder, g Group, charts []Chart) {
+	var lines strings.Builder
+	for _, row := range g.Rows {
+		line := fmt.Sprintf("| %s, %s |", row.Title, row.Unit)
+		any := false
+		for _, s := range r.Subjects {
+			cell := r.cell(row.ID, s.Name)
+			any = any || cell != ""
+			line += " " + cell + " |"
+		}
+		if any {
+			fmt.Fprintf(&lines, "%s %s |\n", line, r.ratio(row))
+		}
+	}
+	if lines.Len() == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## %s\n\n%s\n", g.Title, g.Note)
+	for _, c := range charts {
+		if c.Group == g.Title {
+			fmt.Fprintf(b, "\n![%s](%s)\n", c.Title, c.Path)
+		}
+	}
+	b.WriteString("\n| |")
+	rule := "|---|"
+	for _, s := range r.Subjects {
+		fmt.Fprintf(b, " %s |", s.Name)
+		rule += "---:|"
+	}
+	fmt.Fprintf(b, " to the best peer |\n%s---:|\n%s", rule, lines.String())
+}
+
+// cell is a median, or a word where there is none.
+func (r *Results) cell(row, subject string) string {
+	median, ok := r.Median(row, subject)
+	failed := len(r.failed(row, subject)) > 0
+	switch {
+	case ok && failed:
+		return Number(median) + " (failed at times)"
+	case ok:
+		return Number(median)
+	case failed:
+		return "failed"
+	}
+	return ""
+}
+
+// ratio is gatekit's median to that of the best peer.
+func (r *Results) ratio(row Row) string {
+	own, ok := r.Median(row.ID, gatekit)
+	_, best, known := r.best(row.ID, row.Lower)
+	if !ok || !known || best == 0 {
+		return ""
+	}
+	return Number(own/best) + " ×"
+}
+
+// failures writes what failed and why, each reason once.
+func (r *Results) failures(b *strings.Builder) {
+	if len(r.Failures) == 0 {
+		return
+	}
+	b.WriteString("\n## What failed\n\n")
+	seen := map[string]bool{}
+	for _, f := range r.Failures {
+		title := rowOf(f.Row).Title
+		if g := groupOf(f.Row); g != "" {
+			title = g + ": " + title
+		}
+		line := fmt.Sprintf("- %s, %s: %s.\n", f.Subject, title, strings.TrimRight(f.Reason, "."))
+		if !seen[line] {
+			seen[line] = true
+			b.WriteString(line)
+		}
+	}
+}
+
+// groupOf is the title of the group of rows whose titles do not speak for
+// themselves.
+func groupOf(id string) string {
+	for _, group := range Groups() {
+		for _, row := range group.Rows {
+			if row.ID == id {
+				return group.Title
+			}
+		}
+	}
+	return ""
+}
+
+// Number writes a figure with two or three digits that count, or more before the
+// point.
+func Number(figure float64) string {
+	size := math.Abs(figure)
+	switch {
+	case size == 0:
+		return "0"
+	case size < 0.001:
+		return "< 0.001"
+	case size < 1:
+		return strconv.FormatFloat(figure, 'g', 2, 64)
+	case size < 10:
+		return strconv.FormatFloat(figure, 'f', 2, 64)
+	case size < 100:
+		return strconv.FormatFloat(figure, 'f', 1, 64)
+	}
+	digits := strconv.FormatFloat(math.Round(figure), 'f', 0, 64)
+	first := len(digits) % 3
+	parts := []string{}
+	if first > 0 {
+		parts = append(parts, digits[:first])
+	}
+	for i := first; i < len(digits); i += 3 {
+		parts = append(parts, digits[i:i+3])
+	}
+	return strings.Join(parts, " ")
+}

@@ -1,0 +1,189 @@
+package site
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Site is the place where a benchmark runs, seen from inside.
+type Site struct {
+	dir     string
+	uid     int
+	outside *thread
+}
+
+// ids are those of the unprivileged user and its subordinate range: far from those
+// of real users where root makes the site, and within the usual 65536 where a user
+// does.
+type ids struct{ user, first, size int }
+
+var (
+	idsOfRoot = ids{user: 1_950_000_000, first: 1_951_000_000, size: 1 << 16}
+	idsOfUser = ids{user: 1000, first: 2000, size: 60_000}
+)
+
+// Open makes the site: to be called once, by the program that Enter started, with
+// the directory that Enter was given.
+func Open(dir string) (*Site, error) {
+	if os.Geteuid() != 0 {
+		return nil, errNotInside
+	}
+	direct := os.Getpid() == 1 // gatekit has a first process of its own
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := mount("tmpfs", dir, "mode=0755"); err != nil {
+		return nil, err
+	}
+	s := &Site{dir: dir}
+	user := idsOfUser
+	furnish := s.furnishUnderGatekit
+	if direct {
+		user, furnish = idsOfRoot, s.furnishDirectly
+	}
+	s.uid = user.user
+	if err := furnish(); err != nil {
+		return nil, err
+	}
+	if err := s.addUser(user); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.outside, err = connect(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close ends the outside. All else ends with this process.
+func (s *Site) Close() { s.outside.close() }
+
+// Path is a path below the site's own directory.
+func (s *Site) Path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+func mount(fstype, target, options string) error {
+	if err := unix.Mount(fstype, target, fstype, 0, options); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", fstype, target, err)
+	}
+	return nil
+}
+
+func bind(source, target string) error {
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s on %s: %w", source, target, err)
+	}
+	return nil
+}
+
+// furnishDirectly gives a site that root made its own /proc, an /etc that can be
+// written, and a /dev/net/tun that is open to all, as gates need it.
+func (s *Site) furnishDirectly() error {
+	if err := mount("proc", "/proc", ""); err != nil {
+		return err
+	}
+	for _, layer := range []string{"etc", "etc.work"} {
+		if err := os.Mkdir(s.Path(layer), 0o755); err != nil {
+			return err
+		}
+	}
+	layers := fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s", s.Path("etc"), s.Path("etc.work"))
+	if err := mount("overlay", "/etc", layers); err != nil {
+		return err
+	}
+	node := s.Path("tun")
+	if err := unix.Mknod(node, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+		return fmt.Errorf("mknod %s: %w", node, err)
+	}
+	if err := os.Chmod(node, 0o666); err != nil {
+		return err
+	}
+	return bind(node, "/dev/net/tun")
+}
+
+// furnishUnderGatekit gives a site in a user namespace what gates inside need to
+// write id maps: the set-uid bits of the machine's programs mean nothing here, so
+// copies that belong to this namespace's root are laid over them.
+func (s *Site) furnishUnderGatekit() error {
+	for _, name := range []string{"newuidmap", "newgidmap"} {
+		program, err := lookPath(name)
+		if err != nil {
+			return err
+		}
+		own := s.Path(name)
+		if err := copyProgram(program, own); err != nil {
+			return err
+		}
+		if err := os.Chmod(own, 0o755|os.ModeSetuid); err != nil {
+			return err
+		}
+		if err := bind(own, program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addUser writes the files of /etc that say who is who, with root and the
+// unprivileged user alone, and makes the user's directories.
+func (s *Site) addUser(u ids) error {
+	subids := fmt.Sprintf("ada:%d:%d\n", u.first, u.size)
+	for name, text := range map[string]string{
+		"passwd":      fmt.Sprintf("root:x:0:0::/root:/bin/sh\nada:x:%d:%d::%s:/bin/sh\n", u.user, u.user, s.Path("home")),
+		"group":       fmt.Sprintf("root:x:0:\nada:x:%d:\n", u.user),
+		"subuid":      subids,
+		"subgid":      subids,
+		"hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+		"resolv.conf": "nameserver 192.0.2.53\n", // nobody asks it
+	} {
+		path := filepath.Join("/etc", name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"home", "run", "tmp"} {
+		if err := os.Mkdir(s.Path(dir), 0o700); err != nil {
+			return err
+		}
+		if err := os.Chown(s.Path(dir), u.user, u.user); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(s.Path("bin"), 0o755)
+}
+
+// Install copies a program to where the user can start it, and returns its path
+// there.
+func (s *Site) Install(program string) (string, error) {
+	own := s.Path("bin", filepath.Base(program))
+	return own, copyProgram(program, own)
+}
+
+func copyProgram(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return os.Chmod(to, 0o755)
+}
