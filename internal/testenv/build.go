@@ -15,15 +15,15 @@ import (
 // binaries is the directory with gatekit, gatectl and this test binary as
 // "probe". It is built once per test run, from the sources as they are now.
 var binaries = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "gatekit-bin-")
+	s, err := takeSlot("bin")
 	if err != nil {
 		return "", err
 	}
-	atFinish = append(atFinish, func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
+	atFinish = append(atFinish, s.free)
+	if err := os.Chmod(s.dir, 0o755); err != nil {
 		return "", err
 	}
-	return dir, build(dir)
+	return s.dir, build(s.dir)
 })
 
 // Binaries returns the directory of the built binaries as the machine sees it.

@@ -47,17 +47,12 @@ func NewHost(t testing.TB) *Host {
 	t.Helper()
 	RequireRoot(t)
 	bin := Binaries(t)
-	s, err := takeSlot()
+	s, err := takeSlot("host")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.held.Close() })
-	dir, err := os.MkdirTemp("", fmt.Sprintf("gatekit-host-%d-", s.number))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &Host{User: newUser(s.number), dir: dir, slot: s.number}
+	t.Cleanup(s.free)
+	h := &Host{User: newUser(s.number), dir: s.dir, slot: s.number}
 	if err := h.furnish(); err != nil {
 		t.Fatalf("make a Host: %v", err)
 	}

@@ -4,7 +4,8 @@
 //
 // Goals: a test never touches the machine's own network, files, users or
 // devices; tests of several packages run at the same time; a test binary that
-// is killed leaves nothing but a directory under the temp directory.
+// is killed leaves nothing but directories under the temp directory, which a
+// later one removes.
 //
 // A Host is an OS thread with a mount and a network namespace of its own. Its
 // /etc, /run, /tmp, /home and /usr/local/bin are directories of the Host, laid

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,20 +44,42 @@ type User struct {
 	SubUIDs IDRange
 }
 
-// slot is a number that no other Host on this machine has. An abstract socket
-// holds it, which the kernel gives free when the process dies.
+// slot is a number that nobody else on this machine has, and a directory under
+// the temp directory. An abstract socket holds the number, which the kernel
+// gives free when the process dies.
 type slot struct {
 	number int
+	dir    string
 	held   net.Listener
 }
 
-func takeSlot() (slot, error) {
+// takeSlot takes a free number and makes a directory, of mode 0700, that is
+// called by it and by what it is for. What a killed test binary left under the
+// same number is removed.
+func takeSlot(purpose string) (slot, error) {
 	for n := range maxHosts {
-		if l, err := net.Listen("unix", fmt.Sprintf("@gatekit-testenv-%d", n)); err == nil {
-			return slot{n, l}, nil
+		held, err := net.Listen("unix", fmt.Sprintf("@gatekit-testenv-%d", n))
+		if err != nil {
+			continue
 		}
+		s := slot{number: n, held: held}
+		stale, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("gatekit-test-%d-*", n)))
+		for _, dir := range stale {
+			os.RemoveAll(dir)
+		}
+		if s.dir, err = os.MkdirTemp("", fmt.Sprintf("gatekit-test-%d-%s-", n, purpose)); err != nil {
+			held.Close()
+			return slot{}, err
+		}
+		return s, nil
 	}
-	return slot{}, fmt.Errorf("all %d numbers for Hosts are taken", maxHosts)
+	return slot{}, fmt.Errorf("all %d numbers are taken", maxHosts)
+}
+
+// free removes the directory and gives the number back.
+func (s slot) free() {
+	os.RemoveAll(s.dir)
+	s.held.Close()
 }
 
 func newUser(slot int) *User {
