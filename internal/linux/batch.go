@@ -106,6 +106,17 @@ func (b *Batch) Arrival(i int) Arrival {
 	return a
 }
 
+// TTL is the time to live of datagram i of the last Receive, on a socket that
+// asks for it (AskForErrors); otherwise 0. It is to be asked before the datagram
+// is sent on.
+func (b *Batch) TTL(i int) uint8 {
+	c := &b.controls[i]
+	if !isTTL(c.Level, c.Type) {
+		return 0
+	}
+	return uint8(binary.NativeEndian.Uint32(c.data[:4]))
+}
+
 // Send sends the datagrams first to last-1 of the last Receive on fd, which is
 // connected, and returns how many went before the error.
 func (b *Batch) Send(fd, first, last int) (int, error) {
