@@ -105,7 +105,7 @@ func TestTheHostsLoopbackIsClosed(t *testing.T) {
 			g.run(t, append([]string{"probe", "send"}, slices.DeleteFunc(slices.Clone(addrs), is4)...)...)
 			is6 := func(addr string) bool { return addr[0] == '[' }
 			g.run(t, append(append([]string{"probe", "send"}, slices.DeleteFunc(addrs, is6)...), last)...)
-			if got := <-arrived; got != last {
+			if got := receive(t, arrived, "the last datagram"); got != last {
 				t.Errorf("a datagram for %s came to the host", got)
 			}
 		})

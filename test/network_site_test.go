@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -139,9 +140,23 @@ func awaitLine(t *testing.T, p *testenv.Process, pattern string) string {
 	return found[len(found)-1]
 }
 
+// receive takes what a server of the test has seen. what completes the sentence
+// "waiting for ...".
+func receive[T any](t *testing.T, from <-chan T, what string) (value T) {
+	t.Helper()
+	timer := time.NewTimer(testenv.Patience)
+	defer timer.Stop()
+	select {
+	case value = <-from:
+	case <-timer.C:
+		t.Fatalf("gave up after %v waiting for %s", testenv.Patience, what)
+	}
+	return value
+}
+
 // serveTCP accepts connections on a machine until the test ends, and returns
 // where. The address' port may be 0. handle owns no connection: each is closed
-// when handle returns, or when the test ends.
+// when handle returns, or when the test ends, and hangs no longer than Patience.
 func serveTCP(t *testing.T, m machine, addr string, handle func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	var listener *net.TCPListener
@@ -158,6 +173,7 @@ func serveTCP(t *testing.T, m machine, addr string, handle func(*net.TCPConn)) n
 			if err != nil {
 				return
 			}
+			_ = conn.SetDeadline(time.Now().Add(testenv.Patience))
 			mu.Lock()
 			open[conn] = struct{}{}
 			mu.Unlock()

@@ -113,7 +113,7 @@ func TestEachSideMayEndItsHalfFirst(t *testing.T) {
 				t.Error(err)
 			}
 			keys.Close()
-			if what := <-got; what != "100000 bytes, ok" {
+			if what := receive(t, got, "the server"); what != "100000 bytes, ok" {
 				t.Errorf("the server got %s", what)
 			}
 			if r := p.Wait(t); r.Code != 0 {
@@ -144,7 +144,7 @@ func TestResetsAreCarriedAcross(t *testing.T) {
 				ended <- err
 			})
 			g.run(t, "probe", "reset", server.String())
-			if got := outcome(<-ended); got != "connection reset by peer" {
+			if got := outcome(receive(t, ended, "the end at the server")); got != "connection reset by peer" {
 				t.Errorf("the server sees %q", got)
 			}
 		})

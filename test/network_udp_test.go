@@ -56,7 +56,7 @@ func TestPeersSeeOneSource(t *testing.T) {
 			args = append(args, addrOf(server).String())
 		}
 		g.run(t, args...)
-		first, second := <-sources, <-sources
+		first, second := receive(t, sources, "the first datagram"), receive(t, sources, "the second")
 		if first != second || first.Addr() != host {
 			t.Errorf("the servers see %v and %v, want one port of %v", first, second, host)
 		}
