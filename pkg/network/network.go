@@ -17,6 +17,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 )
@@ -24,7 +25,8 @@ import (
 // Driver is the host side of a network driver.
 type Driver interface {
 	// Plan tells the child half what to set up. It does not change during the
-	// life of the driver.
+	// life of the driver, but for Search and Options, where the driver can be
+	// followed (slirp's Follow).
 	Plan() Plan
 
 	// Info describes the driver for the API.
@@ -49,6 +51,10 @@ type Plan struct {
 
 	// Interface is the interface to make; nil makes none.
 	Interface *Interface `json:"interface,omitempty"`
+
+	// SourceIP prepares the namespace for flows that are opened in the names of
+	// clients (port.Opener).
+	SourceIP bool `json:"sourceIP,omitempty"`
 
 	// Nameservers, Search and Options become the namespace's resolv.conf. With
 	// no Nameservers the host's resolv.conf stays in place.
@@ -75,6 +81,20 @@ type Interface struct {
 	// Gateways are the next hops of the default routes, at most one a family.
 	Gateways []netip.Addr `json:"gateways,omitempty"`
 }
+
+// Policy says what the namespace may reach, where a driver can hold it to that.
+// The zero value allows everything. pkg/network/slirp/policy has the grammar of
+// rules and what they mean together.
+type Policy struct {
+	// Default is "allow" or "deny", for what no rule matches. Empty is "allow".
+	Default string
+
+	// Allow and Deny are rules. Deny wins over Allow.
+	Allow, Deny []string
+}
+
+// ErrPolicy marks a policy that cannot be put in force as it is.
+var ErrPolicy = errors.New("bad policy")
 
 // Info describes a driver as GET /v1/info shows it.
 type Info struct {
