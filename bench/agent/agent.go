@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net"
 	"net/rpc"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +72,7 @@ type Agent struct {
 	PID int
 
 	client *rpc.Client
+	dead   atomic.Bool
 }
 
 // Accept waits for the next agent, until the context ends.
@@ -108,7 +110,14 @@ func peerPID(conn *net.UnixConn) (int, error) {
 }
 
 // Close ends the agent.
-func (a *Agent) Close() { _ = a.client.Close() }
+func (a *Agent) Close() {
+	a.dead.Store(true)
+	_ = a.client.Close()
+}
+
+// Dead reports whether the agent is of no more use: it was closed, or a call found
+// that it is gone.
+func (a *Agent) Dead() bool { return a.dead.Load() }
 
 // call has the agent run a method of its Service. A call that the context ends
 // leaves the agent unusable.
@@ -126,6 +135,10 @@ func call[Reply any](ctx context.Context, a *Agent, method string, args any) (Re
 	select {
 	case got := <-done:
 		if got.err != nil {
+			// The errors of the Service itself come as rpc.ServerError.
+			if _, answered := errors.AsType[rpc.ServerError](got.err); !answered {
+				a.dead.Store(true)
+			}
 			return got.reply, fmt.Errorf("%s: %w", method, got.err)
 		}
 		return got.reply, nil

@@ -96,3 +96,6 @@ func held(id, what, one string) []Row {
 		{ID: id + ".back", Title: what + ": all back after", Unit: "s", Lower: true},
 	}
 }
+
+// Title is what a row is called; its ID where there is no such row.
+func Title(id string) string { return rowOf(id).Title }

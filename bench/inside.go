@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/gatekit/gatekit/bench/agent"
+	"github.com/gatekit/gatekit/bench/gates"
+	"github.com/gatekit/gatekit/bench/load"
+	"github.com/gatekit/gatekit/bench/meter"
+	"github.com/gatekit/gatekit/bench/report"
+	"github.com/gatekit/gatekit/bench/site"
+)
+
+// The ports of the servers, in the child and on the host: each network namespace
+// is the benchmark's own. A forward's port on the host is above its port in the
+// child by forwarded.
+const (
+	portTCP    = 7000 // and the next connectPorts-1
+	portUDP    = 7010
+	portSink   = 7011
+	portStream = 7020
+
+	connectPorts = 8
+	forwarded    = 1000
+)
+
+// bench is a run of the benchmark, inside the site.
+type bench struct {
+	options
+	rows    *regexp.Regexp
+	site    *site.Site
+	self    string // path of this program for the site's user
+	agents  int    // how many were started
+	results report.Results
+
+	// host serves on the host, client is a client there, outside one on the other
+	// machine.
+	host, client, outside *agent.Agent
+
+	round   int
+	subject string // that is being measured
+}
+
+// inside runs the benchmark and writes the results to stdout.
+func inside(ctx context.Context, o options) error {
+	s, err := site.Open(o.Dir)
+	if err != nil {
+		return fmt.Errorf("make the site: %w", err)
+	}
+	defer s.Close()
+	b := &bench{options: o, site: s}
+	if b.rows, err = regexp.Compile(o.Rows); err != nil {
+		return err
+	}
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	found, missing := gates.Find(ctx, b.Paths, append([]string{gates.Gatekit}, b.Peers...)...)
+	for _, err := range missing {
+		fmt.Fprintln(os.Stderr, "bench: left out:", err)
+	}
+	if len(found) == 0 || found[0].Name != gates.Gatekit {
+		return fmt.Errorf("gatekit: %w", missing[0])
+	}
+	if err := b.describe(found); err != nil {
+		return err
+	}
+	for b.round = 1; b.round <= b.Rounds; b.round++ {
+		if err := b.runRound(ctx, found); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(b.results)
+}
+
+// prepare installs the programs and starts the agents that stay.
+func (b *bench) prepare(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if b.self, err = b.site.Install(self); err != nil {
+		return err
+	}
+	if b.Paths.Gatekit, err = b.site.Install(b.Paths.Gatekit); err != nil {
+		return err
+	}
+	for _, a := range []struct {
+		agent **agent.Agent
+		where site.Where
+	}{{&b.host, site.Host}, {&b.client, site.Host}, {&b.outside, site.Outside}} {
+		socket, listener, err := b.listen()
+		if err != nil {
+			return err
+		}
+		process, err := b.site.Start(a.where, b.self, "agent", socket)
+		if err != nil {
+			return err
+		}
+		if *a.agent, err = awaitAgent(ctx, listener, process); err != nil {
+			return err
+		}
+	}
+	return serve(ctx, b.host)
+}
+
+// serve has an agent serve on all ports.
+func serve(ctx context.Context, a *agent.Agent) error {
+	o := load.ServerOptions{UDP: portUDP, Sink: portSink}
+	for i := range connectPorts {
+		o.TCP = append(o.TCP, uint16(portTCP+i))
+	}
+	return a.Serve(ctx, o)
+}
+
+func (b *bench) describe(found []gates.Gate) (err error) {
+	b.results.Taken = time.Now().UTC().Truncate(time.Second)
+	b.results.Rounds = b.Rounds
+	b.results.Seconds = b.Duration.Seconds()
+	b.results.Subjects = []report.Subject{{Name: report.Loopback}}
+	for _, g := range found {
+		b.results.Subjects = append(b.results.Subjects, report.Subject{Name: g.Name, Version: g.Version})
+	}
+	b.results.Machine, err = meter.ReadMachine("/proc")
+	return err
+}
+
+// runRound measures the loopback and each gate once. Rounds take turns in who
+// comes first.
+func (b *bench) runRound(ctx context.Context, found []gates.Gate) error {
+	subjects := []func(context.Context) error{b.runLoopback}
+	for _, g := range found {
+		subjects = append(subjects, func(ctx context.Context) error { return b.runGate(ctx, g) })
+	}
+	names := b.results.Subjects
+	for i := range subjects {
+		i = (i + b.round - 1) % len(subjects)
+		b.subject = names[i].Name
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d: %s\n", b.round, b.Rounds, b.subject)
+		if err := b.calm(ctx); err != nil {
+			return err
+		}
+		if err := subjects[i](ctx); err != nil {
+			return fmt.Errorf("%s: %w", b.subject, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) calm(ctx context.Context) error {
+	share, err := awaitCalm(ctx, b.Calm)
+	if err != nil || share < busyShare {
+		return err
+	}
+	warning := fmt.Sprintf("in round %d, before %s, the machine was %.0f %% busy with something else", b.round, b.subject, 100*share)
+	b.results.Warnings = append(b.results.Warnings, warning)
+	fmt.Fprintln(os.Stderr, "bench:", warning)
+	return nil
+}
+
+// wants reports whether one of the rows is asked for.
+func (b *bench) wants(rows ...string) bool {
+	for _, row := range rows {
+		if b.rows.MatchString(row) {
+			return true
+		}
+	}
+	return false
+}
+
+// add notes a figure of the subject.
+func (b *bench) add(row string, figure float64) {
+	if b.wants(row) {
+		b.results.Add(row, b.subject, figure)
+	}
+}
+
+// fail notes that there are no figures of the subject for these rows.
+func (b *bench) fail(err error, rows ...string) {
+	fmt.Fprintf(os.Stderr, "bench: %s, %v: %v\n", b.subject, rows, err)
+	for _, row := range rows {
+		if b.wants(row) {
+			b.results.Failures = append(b.results.Failures, report.Failure{Row: row, Subject: b.subject, Round: b.round, Reason: err.Error()})
+		}
+	}
+}
