@@ -186,8 +186,13 @@ func descriptors(files []*os.File) ([]int, error) {
 // gone.
 func (c *Conn) Recv() (Message, error) {
 	n, rn, flags, _, err := c.conn.ReadMsgUnix(c.packet, c.rights)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The other side ended without reading all. That is told once, and
+		// before what it has sent (unix_release_sock in net/unix/af_unix.c).
+		n, rn, flags, _, err = c.conn.ReadMsgUnix(c.packet, c.rights)
+	}
 	if err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+		if errors.Is(err, io.EOF) {
 			return Message{}, io.EOF
 		}
 		return Message{}, fmt.Errorf("handshake: receive: %w", err)

@@ -86,6 +86,23 @@ func TestTheOtherSidesDeathIsEndOfFile(t *testing.T) {
 	}
 }
 
+func TestLastWordsArriveFromASideThatDidNotListen(t *testing.T) {
+	parent, child := pair(t)
+	if err := parent.Send(KindMapped, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Send(KindExit, Exit{Code: 7}); err != nil {
+		t.Fatal(err)
+	}
+	child.Close() // with a message unread
+	if m, err := parent.Recv(); err != nil || m.Kind != KindExit {
+		t.Fatalf("got %q, %v", m.Kind, err)
+	}
+	if _, err := parent.Recv(); err != io.EOF {
+		t.Fatalf("got %v, want EOF", err)
+	}
+}
+
 func TestAnErrorIsReturnedToWhoExpectsAnother(t *testing.T) {
 	parent, child := pair(t)
 	if err := child.Send(KindError, Error{Reason: "open /dev/net/tun: permission denied", Code: 1}); err != nil {

@@ -9,13 +9,14 @@ import (
 
 // ForwardableSignals returns the signals that a gate passes on to its command:
 // all that can be caught, but for those that mean something to the receiver
-// alone (SIGCHLD, SIGPIPE, SIGURG), the C library's own (nptl(7)), and those
-// that are ignored here, as SIGHUP is under nohup(1).
+// alone (SIGCHLD, SIGPIPE, SIGURG), those that the C library (nptl(7)) and the
+// Go runtime keep for themselves, and those that are ignored here, as SIGHUP is
+// under nohup(1).
 func ForwardableSignals() []os.Signal {
 	var list []os.Signal
 	for n := unix.Signal(1); n <= 64; n++ {
 		switch n {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, 32, 33:
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, unix.SIGPROF, 32, 33, 34:
 			continue
 		}
 		if !signal.Ignored(n) {

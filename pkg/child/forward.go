@@ -19,10 +19,11 @@ import (
 //	typed at the terminal       the command has it: not forwarded
 //	any other                   forwarded
 //
-// and of a signal that the parent sends, it drops the one that it got itself at
-// about the same time. The two come by different ways, so the parent's, when it
-// is one that a terminal sends and we are in the foreground, waits a moment for
-// its twin.
+// and a signal that the parent sends is dropped when the child got it itself at
+// about the same time. How often does not matter: the kernel makes one of several
+// that are pending. The two come by different ways, so the parent's, when it is
+// one that a terminal sends and we are in the foreground, waits a moment for its
+// twin.
 type forwarder struct {
 	received chan os.Signal // the child's own
 	sent     chan os.Signal // the parent's
@@ -34,7 +35,7 @@ type forwarder struct {
 // if it comes, for twinTime.
 const (
 	sameTime = time.Second
-	twinTime = 100 * time.Millisecond
+	twinTime = 300 * time.Millisecond
 )
 
 // newForwarder starts to catch signals. They wait until start.
@@ -78,7 +79,6 @@ func (f *forwarder) run(command process) {
 				f.awaitTwin(command, s, own)
 			}
 			if at, ok := own[s]; ok && time.Since(at) < sameTime {
-				delete(own, s)
 				continue
 			}
 			command.kill(s)

@@ -97,7 +97,9 @@ func (o *Options) subIDs(ctx context.Context, c caller, kind subKind) ([]user.Su
 	}
 	var ranges []user.SubID
 	var err error
+	where := kind.file
 	if source == "dynamic" {
+		where = "the ranges that getsubids lists"
 		ranges, err = dynamicSubIDs(ctx, c, kind)
 	} else {
 		ranges, err = staticSubIDs(c, kind)
@@ -105,7 +107,7 @@ func (o *Options) subIDs(ctx context.Context, c caller, kind subKind) ([]user.Su
 	if err != nil {
 		return nil, err
 	}
-	return ranges, checkSubIDs(ranges, c, kind)
+	return ranges, checkSubIDs(ranges, c, kind, where)
 }
 
 // autoSource follows nsswitch.conf, as shadow's programs do: its subid line
@@ -175,21 +177,23 @@ func parseGetsubids(r io.Reader) ([]user.SubID, error) {
 	return ranges, lines.Err()
 }
 
-// checkSubIDs refuses too few ids, with the command that gives enough.
-func checkSubIDs(ranges []user.SubID, c caller, kind subKind) error {
+// checkSubIDs refuses ranges, found in where, that hold too few ids, with the
+// command that gives enough.
+func checkSubIDs(ranges []user.SubID, c caller, kind subKind, where string) error {
 	var total int64
 	for _, r := range ranges {
-		if r.SubID < 0 || r.Count < 0 || r.SubID+r.Count > 1<<32-1 {
-			return fmt.Errorf("%s: the range %d:%d of %s is no range of ids", kind.file, r.SubID, r.Count, c.name)
+		// A number that cannot be read comes as 0, which is root's.
+		if r.SubID < 1 || r.Count < 1 || r.SubID+r.Count > 1<<32-1 {
+			return fmt.Errorf("%s has a bad range in %s: start %d, count %d; mend it there", c.name, where, r.SubID, r.Count)
 		}
 		total += r.Count
 	}
 	if total >= minSubIDs {
 		return nil
 	}
-	what := fmt.Sprintf("%s has no subordinate %s ids in %s", c.name, kind.word, kind.file)
+	what := fmt.Sprintf("%s has no subordinate %s ids in %s", c.name, kind.word, where)
 	if total > 0 {
-		what = fmt.Sprintf("%s has only %d subordinate %s ids in %s, and %d are needed", c.name, total, kind.word, kind.file, minSubIDs)
+		what = fmt.Sprintf("%s has only %d subordinate %s ids in %s, and %d are needed", c.name, total, kind.word, where, minSubIDs)
 	}
 	start := nextFree(kind.file)
 	return fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use --single-id)",

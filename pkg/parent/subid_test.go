@@ -49,18 +49,19 @@ func TestTooFewIDsAreRefusedWithTheCommandThatAddsMore(t *testing.T) {
 	}{
 		"none":             {nil, "no subordinate user ids"},
 		"a small one":      {[]user.SubID{{SubID: 5, Count: 1000}}, "only 1000 subordinate user ids"},
-		"one off the end":  {[]user.SubID{{SubID: 1 << 32, Count: 65536}}, "is no range of ids"},
-		"a negative count": {[]user.SubID{{SubID: 5, Count: -1}}, "is no range of ids"},
+		"one off the end":  {[]user.SubID{{SubID: 1 << 32, Count: 65536}}, "bad range"},
+		"a word":           {[]user.SubID{{SubID: 0, Count: 65536}}, "bad range"},
+		"a negative count": {[]user.SubID{{SubID: 5, Count: -1}}, "bad range"},
 	} {
-		err := checkSubIDs(c.ranges, alice, kind)
+		err := checkSubIDs(c.ranges, alice, kind, kind.file)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := checkSubIDs(nil, alice, kind); !strings.Contains(err.Error(), "usermod --add-subuids 165536-231071 alice") {
+	if err := checkSubIDs(nil, alice, kind, kind.file); !strings.Contains(err.Error(), "usermod --add-subuids 165536-231071 alice") {
 		t.Errorf("the command is not there, or takes ids of bob's: %v", err)
 	}
-	if err := checkSubIDs([]user.SubID{{SubID: 1, Count: 65536}}, alice, kind); err != nil {
+	if err := checkSubIDs([]user.SubID{{SubID: 1, Count: 65536}}, alice, kind, kind.file); err != nil {
 		t.Errorf("enough: %v", err)
 	}
 }
