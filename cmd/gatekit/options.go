@@ -121,6 +121,7 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 	o := slirp.Options{
 		DisableIPv6: !c.Bool("ipv6"),
+		SourceIP:    c.String("source-ip") == "preserve",
 		MTU:         c.Int("mtu"),
 		Ifname:      c.String("ifname"),
 		Search:      c.StringSlice("dns-search"),
@@ -197,7 +198,8 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	switch driver {
 	case "builtin":
 		o.Ports = func(s port.Sockets) port.Driver {
-			return builtin.New(builtin.Options{Sockets: s, Logger: o.Logger})
+			opener, _ := o.Network.(port.Opener)
+			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Logger: o.Logger})
 		}
 	case "none":
 	default:

@@ -15,7 +15,7 @@ import (
 // the middle, so that nobody is called who has gone:
 //
 //  1. the reader: no more frames, and so no new flows
-//  2. the TCP forwarder: no more dials
+//  2. the TCP forwarder and the way in: no more dials
 //  3. the loops: no more bytes
 //  4. the stack: its handshakes fail, which ends the dials' goroutines
 //  5. the relays, the UDP relay and the DNS forwarder: no more host sockets
@@ -28,16 +28,27 @@ type engine struct {
 	dns   *dnsForwarder
 	tcp   *tcpForwarder
 	udp   *udpRelay
+
+	inbound *inbound
 }
 
-// run serves a device, which it owns, until ctx is done or the device fails.
-func (n *Network) run(ctx context.Context, dev *device, ready func()) (err error) {
-	defer func() { err = errors.Join(err, dev.close()) }()
+// run serves devices, which it owns, until ctx is done or one fails. lo may be
+// nil.
+func (n *Network) run(ctx context.Context, dev, lo *device, ready func()) (err error) {
+	defer func() {
+		err = errors.Join(err, dev.close())
+		if lo != nil {
+			err = errors.Join(err, lo.close())
+		}
+	}()
 	log.SetTarget(stackLog{n.log})
 	e, err := n.newEngine(dev)
 	if err != nil {
 		return err
 	}
+	e.inbound.lo = lo
+	n.inbound.Store(e.inbound)
+	defer n.inbound.Store(nil)
 	return e.serve(ctx, ready)
 }
 
@@ -69,6 +80,8 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		return nil, err
 	}
 	e.stack = s
+	e.inbound = newInbound(s, n.subnets, e.loops)
+	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
 	e.tcp = newTCPForwarder(s, out, e.dns, e.loops)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.udp.handlePacket)
 	return e, nil
@@ -99,10 +112,12 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 	e.dev.interrupt()
 	reader.Wait()
 	e.tcp.close()
+	e.inbound.close()
 	e.stopLoops()
 	loops.Wait()
 	e.stack.Close()
 	e.tcp.wait()
+	e.inbound.wait()
 	for _, l := range e.loops {
 		l.abort()
 	}

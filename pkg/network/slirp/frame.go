@@ -54,6 +54,7 @@ const ethernetSize = header.EthernetMinimumSize
 type inspector struct {
 	mac     macAddr
 	subnets [2]subnet
+	inbound *inbound // whose flows alone come from a loopback address; nil has none
 }
 
 // inspect judges a frame, which begins with its Ethernet header.
@@ -119,7 +120,10 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-	if !plausibleSource(src) || dst.IsMulticast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if !plausibleSource(src) && !in.inbound.answers(ip.TransportProtocol(), p[headerLen:total], src, dst) {
+		return drop
+	}
+	if dst.IsMulticast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return drop
 	}
 	if ip.More() || ip.FragmentOffset() != 0 {
@@ -151,10 +155,10 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
 		return in.inspectICMPv6(rest, src, dst)
 	}
-	if !plausibleSource(src) || dst.IsMulticast() {
+	next := tcpip.TransportProtocolNumber(ip.NextHeader())
+	if !plausibleSource(src) && !in.inbound.answers(next, rest, src, dst) || dst.IsMulticast() {
 		return drop
 	}
-	next := tcpip.TransportProtocolNumber(ip.NextHeader())
 	sum := header.PseudoHeaderChecksum(next, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
 	switch next {
 	case header.TCPProtocolNumber:

@@ -44,6 +44,7 @@ type link struct {
 	mtu        uint32
 	inspector  inspector
 	onDatagram func(*datagram) bool // false when it is refused
+	inbound    *inbound             // where frames to the namespace's lo go
 	dispatcher stack.NetworkDispatcher
 	found      finding // of the frame that run is at
 
@@ -147,8 +148,12 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 
 // writePacket writes one packet with its header.
 func (l *link) writePacket(pkt *stack.PacketBuffer) error {
-	f := l.dev.frame()
-	l.dev.begin(f, offloadHeader(pkt))
+	dev := l.dev
+	if lo := l.inbound.loopback(pkt); lo != nil {
+		dev = lo
+	}
+	f := dev.frame()
+	dev.begin(f, offloadHeader(pkt))
 	views, skip := pkt.AsViewList()
 	for v := views.Front(); v != nil; v = v.Next() {
 		if n := v.Size(); n <= skip {
@@ -158,7 +163,7 @@ func (l *link) writePacket(pkt *stack.PacketBuffer) error {
 		f.append(v.AsSlice()[skip:])
 		skip = 0
 	}
-	return l.dev.send(f)
+	return dev.send(f)
 }
 
 // offloadHeader says what the stack left undone on a packet.

@@ -50,6 +50,9 @@ type relay struct {
 	// belongs to toGuest.
 	deaf bool
 
+	// over, where not nil, is called when both sides are closed.
+	over func()
+
 	// users are the relay itself while it is open, and each direction that runs.
 	users   users
 	closing atomic.Bool
@@ -92,13 +95,23 @@ const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.Event
 // startRelay joins an endpoint and a socket, both of which the relay owns from
 // here on, also when there is an error.
 func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
+	return newRelay(l, ep, queue, fd).start()
+}
+
+// newRelay returns a relay that owns nothing until start.
+func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
 	r := &relay{loop: l, ep: ep, queue: queue, fd: fd}
 	r.users.open()
 	r.sink.fd, r.source.fd = fd, fd
 	r.hostEnded.Store(true)
+	return r
+}
+
+// start begins to relay. Both ends are closed when there is an error.
+func (r *relay) start() error {
 	r.entry.Init(r, guestEvents)
-	queue.EventRegister(&r.entry)
-	if err := l.watch(fd, hostEvents, r); err != nil {
+	r.queue.EventRegister(&r.entry)
+	if err := r.loop.watch(r.fd, hostEvents, r); err != nil {
 		r.end(true)
 		return err
 	}
@@ -182,6 +195,9 @@ func (r *relay) close() {
 		unix.Close(r.fd)
 	}
 	r.ep.Close()
+	if r.over != nil {
+		r.over()
+	}
 }
 
 // resetAndClose closes a TCP socket so that its peer sees a reset.

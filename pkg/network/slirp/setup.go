@@ -25,7 +25,8 @@ const tapQueueLength = 4096
 
 // Setup is the child half: it makes the TAP of a plan in the current network
 // namespace, configures it and the loopback interface, and returns the TAP's
-// file for Network.Run. The interface stays until its namespace goes. It runs inside the namespaces with CAP_NET_ADMIN, on a
+// file for Network.Run and, where the plan asks for it and the host allows it, a
+// packet socket on lo. The interface stays until its namespace goes. It runs inside the namespaces with CAP_NET_ADMIN, on a
 // locked thread where the namespace is the thread's.
 func Setup(plan network.Plan) ([]*os.File, error) {
 	nic := plan.Interface
@@ -45,7 +46,13 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 		return nil, fmt.Errorf("set up slirp: %w", err)
 	}
 	setCongestionControl()
-	return []*os.File{file}, nil
+	files := []*os.File{file}
+	if plan.SourceIP {
+		if lo := openLoopback(nic.Name); lo != nil {
+			files = append(files, lo)
+		}
+	}
+	return files, nil
 }
 
 // setCongestionControl makes Reno the namespace's default for TCP, over IPv6 too.

@@ -27,12 +27,12 @@ package slirp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network"
@@ -82,6 +82,10 @@ type Options struct {
 	// the host's.
 	Search, Options []string
 
+	// SourceIP prepares the namespace for flows in the names of clients
+	// (Network.Connect). False leaves the namespace as it is, and opens none.
+	SourceIP bool
+
 	// Logger takes what the engine has to say. Nil discards it.
 	Logger *slog.Logger
 }
@@ -93,6 +97,7 @@ type Network struct {
 	hostLoopback HostLoopback
 	source       *upstreamSource
 	log          *slog.Logger
+	inbound      atomic.Pointer[inbound] // nil but while Run serves
 }
 
 var _ network.Driver = (*Network)(nil)
@@ -113,6 +118,7 @@ func New(o Options) (*Network, error) {
 		Driver:    DriverName,
 		Namespace: true,
 		Interface: nic,
+		SourceIP:  o.SourceIP,
 		Search:    o.Search,
 		Options:   o.Options,
 	}
@@ -224,23 +230,35 @@ func (n *Network) Info() network.Info {
 	return network.Info{Driver: DriverName, DNS: n.plan.Nameservers, ChildIP: n.subnets[0].child}
 }
 
-// Run implements network.Driver. files is the TAP that Setup returned.
+// Run implements network.Driver. files are what Setup returned.
 func (n *Network) Run(ctx context.Context, files []*os.File, ready func()) error {
-	if len(files) != 1 {
+	dev, lo, err := devices(files)
+	if err != nil {
 		for _, f := range files {
 			f.Close()
 		}
-		return fmt.Errorf("slirp: got %d files from the child, want the TAP", len(files))
-	}
-	dev, err := newTAP(files[0])
-	if err != nil {
-		return fmt.Errorf("slirp: %w", errors.Join(err, files[0].Close()))
+		return fmt.Errorf("slirp: %w", err)
 	}
 	if !dev.vnet {
 		n.log.Warn("the TAP has no segmentation offload on this host; the network will be slower")
 	}
-	if err := n.run(ctx, dev, ready); err != nil {
+	if n.plan.SourceIP && lo == nil {
+		n.log.Warn("services on the namespace's loopback see the gate in place of their clients: this host does not let packets in there")
+	}
+	if err := n.run(ctx, dev, lo, ready); err != nil {
 		return fmt.Errorf("slirp: %w", err)
 	}
 	return nil
+}
+
+// devices makes devices of the TAP and, where there is one, the packet socket on
+// the namespace's lo.
+func devices(files []*os.File) (tap, lo *device, err error) {
+	if len(files) == 0 || len(files) > 2 {
+		return nil, nil, fmt.Errorf("got %d files from the child, want the TAP and at most a packet socket", len(files))
+	}
+	if tap, err = newTAP(files[0]); err == nil && len(files) == 2 {
+		lo, err = newDevice(files[1], true)
+	}
+	return tap, lo, err
 }

@@ -53,6 +53,10 @@ type Options struct {
 	// Sockets makes sockets in the network namespace. Required.
 	Sockets port.Sockets
 
+	// Opener opens connections in the names of clients that are not the host
+	// itself. Nil opens none: every service sees its own loopback's address.
+	Opener port.Opener
+
 	// Logger gets what goes wrong with single connections, at most one line in
 	// ten seconds for each kind. Nil logs nothing.
 	Logger *slog.Logger
@@ -116,6 +120,7 @@ type Driver struct {
 	count     counters
 	pool      *pool
 	carriers  carriers
+	hosts     hostAddrs
 	begun     chan struct{} // closed when Run serves, or has failed to
 
 	// turn holds one token, taken by what changes the set of forwards. It is a
@@ -156,6 +161,8 @@ type forward struct {
 	mu    sync.Mutex         // guards what is below
 	conns map[*conn]struct{} // nil before the first
 	over  chan struct{}      // closed with the last connection; nil before Remove
+
+	detours detours
 }
 
 // New returns a driver that has not run yet.

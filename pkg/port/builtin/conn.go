@@ -60,6 +60,8 @@ type conn struct {
 	mu   sync.Mutex // guards what is below, and fields of the ends
 	ends []*end     // the client's, then the service's
 	done bool       // cut, or over: ends attached from now on are reset
+
+	cutKept func() // what else cut does (preserve.go); may be nil
 }
 
 // admit starts a connection that the acceptor took, unless there are too many.
@@ -89,6 +91,9 @@ func (d *Driver) admit(l *listener, fd int) {
 
 // run serves the client behind fd to the end.
 func (c *conn) run(fd int) {
+	if c.keep(fd) {
+		return
+	}
 	defer c.forget()
 	client, err := c.attach(os.NewFile(uintptr(fd), "client"))
 	if err != nil {
@@ -137,6 +142,12 @@ func (c *conn) attach(file *os.File) (*end, error) {
 func (c *conn) cut() {
 	for _, e := range c.takeEnds() {
 		e.reset()
+	}
+	c.mu.Lock()
+	kept := c.cutKept
+	c.mu.Unlock()
+	if kept != nil {
+		kept()
 	}
 }
 

@@ -1,0 +1,233 @@
+package slirp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// inbound opens flows into the namespace in the names of clients, for a port
+// driver (port.Opener): the service sees the client's own address and port.
+//
+// The stack speaks for all of the outside, so an endpoint of it takes a client's
+// address as any other. What it sends enters the namespace where the service
+// expects it:
+//
+//	service's address    way in                              way out
+//	127.0.0.0/8, ::1     lo, by a packet socket that the     the default route,
+//	                     child has opened there              so the TAP
+//	the interface's own  the TAP                             the TAP
+//
+// It has to be lo for the loopback, because IPv6 takes ::1 on no other interface,
+// and because Docker's rules drop what comes for 127.0.0.1 by another one; those
+// that pass it on to a container do take what comes in by lo. The answer leaves
+// from the very address that was asked, 127.0.0.1 or ::1, by the default route,
+// since the client is outside; setup_inbound.go has the kernel allow that.
+//
+// A packet from a loopback address is taken off the TAP only where it belongs to
+// such a flow (answers). Nothing else changes in what the namespace reaches: where
+// a packet may go is decided by its destination, and an answer's is a client that
+// has asked.
+//
+// A flow that the namespace opened itself and one of ours cannot be told apart
+// when they have both addresses and ports in common: the second is not opened.
+type inbound struct {
+	stack   *stack.Stack
+	subnets [2]subnet
+	loops   []*loop
+	lo      *device // nil where the loopback cannot be reached
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu         sync.Mutex // guards closed, neighbours, and the start of running
+	closed     bool
+	neighbours map[netip.Addr]struct{}
+	running    sync.WaitGroup
+}
+
+var _ port.Opener = (*Network)(nil)
+
+// newInbound returns the way into the namespace behind s. close and wait end it.
+func newInbound(s *stack.Stack, subnets [2]subnet, loops []*loop) *inbound {
+	in := &inbound{stack: s, subnets: subnets, loops: loops, neighbours: map[netip.Addr]struct{}{}}
+	in.ctx, in.cancel = context.WithCancel(context.Background())
+	return in
+}
+
+// Keeps implements port.Opener.
+func (n *Network) Keeps(client, service netip.Addr) bool {
+	in := n.inbound.Load()
+	return n.plan.SourceIP && in != nil && in.keeps(client, service)
+}
+
+// keeps says whether answers to the client come to us, and whether there is a way
+// to the service. A client in the namespace's own network would be looked for
+// there.
+func (in *inbound) keeps(client, service netip.Addr) bool {
+	if client.Is4() != service.Is4() || client.Zone() != "" || !plausibleSource(client) || reservedIPv6(client) {
+		return false
+	}
+	way := false
+	for _, s := range in.subnets {
+		if !s.enabled() {
+			continue
+		}
+		if s.prefix.Contains(client) {
+			return false
+		}
+		way = way || service == s.child || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()
+	}
+	return way
+}
+
+// Connect implements port.Opener.
+func (n *Network) Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (cut func(), err error) {
+	in := n.inbound.Load()
+	if in == nil || !in.begin() {
+		return nil, fmt.Errorf("connect to %v as %v: %w", service, client, errStopped)
+	}
+	defer in.running.Done()
+	ep, queue, err := in.open(ctx, client, service)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %v as %v: %w", service, client, err)
+	}
+	configureEndpoint(ep)
+	r := newRelay(in.loops[fd%len(in.loops)], ep, queue, fd)
+	r.over = over
+	_ = r.start() // on an error, which is that the engine stops, the relay is over
+	return func() { r.end(true) }, nil
+}
+
+// begin counts a dial; it is false when the engine stops.
+func (in *inbound) begin() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return false
+	}
+	in.running.Add(1)
+	return true
+}
+
+// open connects an endpoint of the stack. The error is ECONNREFUSED when the
+// service refuses.
+func (in *inbound) open(ctx context.Context, client, service netip.AddrPort) (tcpip.Endpoint, *waiter.Queue, error) {
+	in.meet(service.Addr())
+	queue := new(waiter.Queue)
+	ep, terr := in.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(service.Addr()), queue)
+	if terr != nil {
+		return nil, nil, stackError("make an endpoint", terr)
+	}
+	entry, events := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	// The same client may have connections to other services, from one port.
+	ep.SocketOptions().SetReuseAddress(true)
+	if terr = ep.Bind(stackAddress(client)); terr == nil {
+		terr = ep.Connect(stackAddress(service))
+	}
+	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-events:
+			terr = ep.LastError()
+		case <-ctx.Done():
+			ep.Abort()
+			ep.Close()
+			return nil, nil, context.Cause(ctx)
+		case <-in.ctx.Done():
+			ep.Abort()
+			ep.Close()
+			return nil, nil, errStopped
+		}
+	}
+	if terr == nil {
+		return ep, queue, nil
+	}
+	ep.Close()
+	if _, refused := terr.(*tcpip.ErrConnectionRefused); refused {
+		return nil, nil, unix.ECONNREFUSED
+	}
+	return nil, nil, stackError("connect", terr)
+}
+
+// loopbackMAC is the Ethernet address of lo, by which the link knows what goes
+// there.
+const loopbackMAC = tcpip.LinkAddress("\x00\x00\x00\x00\x00\x00")
+
+// meet tells the stack where a loopback address is: nobody answers for it on the
+// link. The forwards name the addresses, so there are few.
+func (in *inbound) meet(service netip.Addr) {
+	if !service.IsLoopback() {
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if _, ok := in.neighbours[service]; ok {
+		return
+	}
+	// It fails for a protocol without neighbours only.
+	_ = in.stack.AddStaticNeighbor(nicID, protocolOf(service), toAddress(service), loopbackMAC)
+	in.neighbours[service] = struct{}{}
+}
+
+// loopback returns the device for a packet that goes to the namespace's lo, and
+// nil for all others.
+func (in *inbound) loopback(pkt *stack.PacketBuffer) *device {
+	if pkt.EgressRoute.RemoteLinkAddress != loopbackMAC {
+		return nil
+	}
+	return in.lo
+}
+
+// answers says whether a packet from a loopback address of the namespace is part
+// of a flow that was opened from here. p is what follows the IP header.
+func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, dst netip.Addr) bool {
+	if in == nil || in.lo == nil || !src.IsLoopback() {
+		return false
+	}
+	if proto != tcp.ProtocolNumber || len(p) < header.TCPMinimumSize {
+		return false
+	}
+	segment := header.TCP(p)
+	return in.stack.FindTransportEndpoint(protocolOf(src), tcp.ProtocolNumber, stack.TransportEndpointID{
+		LocalAddress:  toAddress(dst),
+		LocalPort:     segment.DestinationPort(),
+		RemoteAddress: toAddress(src),
+		RemotePort:    segment.SourcePort(),
+	}, nicID) != nil
+}
+
+// close refuses what is new and cancels what is being dialled.
+func (in *inbound) close() {
+	in.mu.Lock()
+	in.closed = true
+	in.mu.Unlock()
+	in.cancel()
+}
+
+// wait returns when the dials have ended.
+func (in *inbound) wait() { in.running.Wait() }
+
+// protocolOf is the network protocol of an address.
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return header.IPv4ProtocolNumber
+	}
+	return header.IPv6ProtocolNumber
+}
+
+// stackAddress turns Go's address into gVisor's, on the one interface.
+func stackAddress(a netip.AddrPort) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: nicID, Addr: toAddress(a.Addr()), Port: a.Port()}
+}

@@ -1,0 +1,175 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A client that is not the host itself is seen by the service with its own
+// address and port, where an Opener can do that: it opens the connection or flow
+// in the client's name, and carries the bytes from there. Nothing of the
+// connection is left here then but its entry in the lists, without a goroutine.
+//
+// The fast path remains for all that cannot be kept: clients on the host's own
+// addresses, services at an address that the Opener has no way to, and services
+// that do not answer to what comes that way (a firewall inside, a route inside to
+// the client's network). The last is found out by waiting, so it is remembered for
+// each client for a while. A refusal is tried once more on the fast path, which
+// knows of more addresses, and carries it to the client.
+
+// Limits of the attempts.
+const (
+	openTimeout  = 3 * time.Second // one repeated SYN, and patience
+	detourSpan   = time.Minute
+	maxDetours   = 256
+	hostAddrsAge = time.Second
+)
+
+// keep tries to have c's connection, of the client behind fd, opened in the
+// client's name. When it is true, fd is not c's any more, and c lasts until it is
+// forgotten.
+func (c *conn) keep(fd int) bool {
+	d := c.driver
+	if d.opts.Opener == nil {
+		return false
+	}
+	client, ok := peerOf(fd)
+	if !ok || d.hosts.has(client.Addr()) || c.forward.detours.has(client.Addr()) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, openTimeout)
+	defer cancel()
+	if !c.setCut(cancel) {
+		return false
+	}
+	for _, target := range c.forward.status.Spec.Targets(c.family) {
+		if !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
+			return false
+		}
+		d.wg.Add(1) // run, which is counted, is still here
+		cut, err := d.opts.Opener.Connect(ctx, client, target, fd, func() {
+			c.forget()
+			d.wg.Done()
+		})
+		if err == nil {
+			if !c.setCut(cut) {
+				cut()
+			}
+			return true
+		}
+		d.wg.Done()
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			c.detour(ctx, client.Addr(), err)
+			return false
+		}
+	}
+	return false
+}
+
+// detour remembers that a client's address cannot be kept, unless the attempt was
+// given up from here.
+func (c *conn) detour(ctx context.Context, client netip.Addr, err error) {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	c.forward.detours.add(client)
+	c.driver.log.warn("the service does not answer to the client's address; it sees the loopback's",
+		"forward", c.forward.status.ID, "spec", c.forward.status.Spec, "client", client, "error", err)
+}
+
+// setCut says what cut does beside resetting the ends. It is false when c was cut
+// before.
+func (c *conn) setCut(cut func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutKept = cut
+	return !c.done
+}
+
+// peerOf is the address of a socket's peer.
+func peerOf(fd int) (netip.AddrPort, bool) {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), true
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// hostAddrs knows the host's own addresses, as they were a moment ago. To take a
+// new one for a stranger's does no harm: the service sees it.
+type hostAddrs struct {
+	mu    sync.Mutex // guards what is below; held while the kernel is asked
+	addrs map[netip.Addr]struct{}
+	until time.Time
+}
+
+// has says whether an address is the host's own, loopback included.
+func (h *hostAddrs) has(addr netip.Addr) bool {
+	if addr.IsLoopback() {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if now := time.Now(); now.After(h.until) {
+		h.until = now.Add(hostAddrsAge)
+		h.read()
+	}
+	_, ok := h.addrs[addr]
+	return ok
+}
+
+// read asks the kernel. When that fails, what was known stands.
+func (h *hostAddrs) read() {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return
+	}
+	h.addrs = make(map[netip.Addr]struct{}, len(addrs))
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				h.addrs[addr.Unmap()] = struct{}{}
+			}
+		}
+	}
+}
+
+// detours are the clients of a forward whose address could not be kept lately.
+type detours struct {
+	mu    sync.Mutex // guards until
+	until map[netip.Addr]time.Time
+}
+
+// has says whether there is no use in trying.
+func (d *detours) has(client netip.Addr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	until, ok := d.until[client]
+	if ok && time.Now().After(until) {
+		delete(d.until, client)
+		return false
+	}
+	return ok
+}
+
+// add takes note of a client; the notes begin anew when there are too many.
+func (d *detours) add(client netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.until == nil || len(d.until) >= maxDetours {
+		d.until = map[netip.Addr]time.Time{}
+	}
+	d.until[client] = time.Now().Add(detourSpan)
+}

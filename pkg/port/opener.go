@@ -1,0 +1,26 @@
+package port
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Opener opens flows to services in the namespace in the names of clients, so
+// that a service sees its client's own address and port. A network driver that
+// speaks for all of the outside can do that; a port driver that is given one
+// uses it for the clients that are not the host itself.
+type Opener interface {
+	// Keeps says whether flows from this client to this service can be opened. It
+	// is asked before each of the others, and takes no time.
+	Keeps(client, service netip.Addr) bool
+
+	// Connect connects to a service as client and then joins fd, a connected
+	// non-blocking TCP socket: bytes, the ends of both streams and resets are
+	// carried across. fd is the opener's from then on. over is called once, when
+	// both ends are closed, and may be called before Connect returns; cut resets
+	// both ends, unless they are closed.
+	//
+	// On an error fd is still the caller's, and over is not called. The error wraps
+	// unix.ECONNREFUSED when the service refuses.
+	Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (cut func(), err error)
+}
