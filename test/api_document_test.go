@@ -157,6 +157,8 @@ func provoking() map[string]map[int]request {
 			413: {"/v1/ports/batch", large},
 			500: {"/v1/ports/batch", "[" + spec(80) + "]"},
 		},
+		"PUT /v1/ports/auto":    {200: {"/v1/ports/auto", ""}, 403: {"/v1/ports/auto", ""}},
+		"DELETE /v1/ports/auto": {200: {"/v1/ports/auto", ""}, 403: {"/v1/ports/auto", ""}},
 		"DELETE /v1/ports/{id}": {
 			200: {"/v1/ports/2?drain=0s", ""},
 			400: {"/v1/ports/two", ""},

@@ -15,7 +15,9 @@ import (
 // specsOf are the forwards of a gate, in the order of their ids.
 func specsOf(t *testing.T, g *gate) []api.PortSpec {
 	t.Helper()
-	list, err := g.client(t).ListPorts(t.Context())
+	c := g.client(t)
+	defer c.CloseIdleConnections() // some ask many times
+	list, err := c.ListPorts(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

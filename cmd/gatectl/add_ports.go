@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -13,16 +14,39 @@ func addPortsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "add-ports",
 		Usage:     "publish ports, all or none, and print their ids",
-		UsageText: "gatectl add-ports SPEC...",
+		UsageText: "gatectl add-ports SPEC...\ngatectl add-ports auto",
 		Description: "SPEC is [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO. For example:\n\n" +
-			"gatectl add-ports 127.0.0.1:8080:80/tcp 8000-8009:8000-8009/udp",
+			"gatectl add-ports 127.0.0.1:8080:80/tcp 8000-8009:8000-8009/udp\n\n" +
+			"auto publishes on 127.0.0.1 what starts to listen inside, and takes it back when it stops.",
 		Action: addPorts,
 	}
+}
+
+// auto stands for automatic forwards, where a spec or an id would.
+const auto = "auto"
+
+func addAuto(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageError(c, fmt.Errorf("auto stands alone"), true)
+	}
+	gate, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer gate.CloseIdleConnections()
+	if err := gate.AutoPorts(c.Context, true); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.App.Writer, auto)
+	return nil
 }
 
 func addPorts(c *cli.Context) error {
 	if err := someArguments(c, "a port spec"); err != nil {
 		return err
+	}
+	if slices.Contains(c.Args().Slice(), auto) {
+		return addAuto(c)
 	}
 	var specs []api.PortSpec
 	for _, arg := range c.Args().Slice() {

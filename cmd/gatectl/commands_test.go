@@ -29,6 +29,7 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		"info with an argument":      {[]string{"info", "x"}, `"x"`},
 		"add-ports without a spec":   {[]string{"add-ports"}, "a port spec is missing"},
 		"add-ports with a bad spec":  {[]string{"add-ports", "80:80/tcp", "80"}, `"80"`},
+		"add-ports auto and a spec":  {[]string{"add-ports", "auto", "80:80/tcp"}, "auto stands alone"},
 		"remove-ports without ids":   {[]string{"remove-ports"}, "an id is missing"},
 		"remove-ports with a name":   {[]string{"remove-ports", "1", "web"}, `"web"`},
 		"remove-ports into the past": {[]string{"remove-ports", "--drain=-1s", "1"}, "--drain=-1s"},
@@ -165,6 +166,9 @@ func TestPorts(t *testing.T) {
 		{"list-ports", "ID  PROTO  PARENTIP   PARENTPORT  CHILDIP  CHILDPORT\n1   tcp    127.0.0.1  8080        -        80\n", "", 0},
 		{"list-ports --json", `[{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}}]` + "\n", "", 0},
 		{"remove-ports --drain 1h 1", "1\n", "", 0},
+		{"add-ports auto", "auto\n", "", 0},
+		{"list-ports --json", `[{"id":9,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":80,"childPort":80}}]` + "\n", "", 0},
+		{"remove-ports auto", "auto\n", "", 0},
 		{"list-ports", "ID  PROTO  PARENTIP  PARENTPORT  CHILDIP  CHILDPORT\n", "", 0},
 	} {
 		stdout, stderr, code := gatectl(strings.Fields(step.args)...)

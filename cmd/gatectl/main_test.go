@@ -83,6 +83,16 @@ func (g *fakeGate) AddPorts(_ context.Context, specs []api.PortSpec) ([]api.Port
 	return added, nil
 }
 
+func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ports = nil
+	if on {
+		g.ports = []api.PortStatus{{ID: 9, Spec: api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: 80, ChildPort: 80}}}
+	}
+	return nil
+}
+
 func (g *fakeGate) RemovePort(_ context.Context, id int, _ time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

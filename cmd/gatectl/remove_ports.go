@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/pkg/api/client"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -14,7 +17,7 @@ func removePortsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "remove-ports",
 		Usage:     "take published ports away, and print their ids",
-		UsageText: "gatectl remove-ports [--drain DURATION] ID...",
+		UsageText: "gatectl remove-ports [--drain DURATION] ID...\ngatectl remove-ports auto",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "drain", Value: port.DefaultDrain, Usage: "reset TCP connections after `DURATION`, as 30s or 1h; 0s at once"},
 		},
@@ -32,13 +35,13 @@ func removePorts(c *cli.Context) error {
 	if drain < 0 {
 		return usageError(c, fmt.Errorf("--drain=%s: want a duration that is not negative", drain), true)
 	}
-	var ids []int
+	var removals []removal
 	for _, arg := range c.Args().Slice() {
 		id, err := strconv.Atoi(arg)
-		if err != nil {
+		if err != nil && arg != auto {
 			return usageError(c, fmt.Errorf("an id is a number as list-ports shows it, not %q", arg), true)
 		}
-		ids = append(ids, id)
+		removals = append(removals, removal{id, arg == auto})
 	}
 	api, err := connect(c)
 	if err != nil {
@@ -46,12 +49,32 @@ func removePorts(c *cli.Context) error {
 	}
 	defer api.CloseIdleConnections()
 	var errs []error
-	for _, id := range ids {
-		if err := api.DrainPort(c.Context, id, drain); err != nil {
+	for _, r := range removals {
+		if err := r.make(c.Context, api, drain); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		fmt.Fprintln(c.App.Writer, id)
+		fmt.Fprintln(c.App.Writer, r)
 	}
 	return errors.Join(errs...)
+}
+
+// removal is of one forward, or of the automatic ones.
+type removal struct {
+	id   int
+	auto bool
+}
+
+func (r removal) make(ctx context.Context, api *client.Client, drain time.Duration) error {
+	if r.auto {
+		return api.AutoPorts(ctx, false)
+	}
+	return api.DrainPort(ctx, r.id, drain)
+}
+
+func (r removal) String() string {
+	if r.auto {
+		return auto
+	}
+	return strconv.Itoa(r.id)
 }

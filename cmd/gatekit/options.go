@@ -182,6 +182,10 @@ func parseUpstream(s string) (netip.AddrPort, error) {
 
 func setPorts(c *cli.Context, o *parent.Options) error {
 	for _, s := range c.StringSlice("publish") {
+		if s == "auto" {
+			o.PublishAuto = true
+			continue
+		}
 		specs, err := port.Parse(s)
 		if err != nil {
 			return fmt.Errorf("--publish: %w", err)

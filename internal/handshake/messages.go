@@ -39,7 +39,8 @@ type Signal struct {
 	Signal int `json:"signal"`
 }
 
-// Request asks for N sockets of Domain and Type (socket(2)).
+// Request asks for N sockets of Domain and Type (socket(2)); those of AF_NETLINK
+// are of NETLINK_SOCK_DIAG.
 type Request struct {
 	ID     uint64 `json:"id"`
 	Domain int    `json:"domain"`

@@ -107,9 +107,13 @@ func (c *child) makeSockets(m handshake.Message) error {
 		}
 	}()
 	reply := handshake.Reply{ID: request.ID}
+	protocol := 0
+	if request.Domain == unix.AF_NETLINK {
+		protocol = unix.NETLINK_SOCK_DIAG
+	}
 	err := c.netns(func() error {
 		for range min(request.N, handshake.MaxFiles) {
-			fd, err := unix.Socket(request.Domain, request.Type|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			fd, err := unix.Socket(request.Domain, request.Type|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 			if err != nil {
 				return err
 			}

@@ -64,6 +64,9 @@ func (f facade) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortS
 	for i, s := range specs {
 		wanted[i] = port.Spec(s)
 	}
+	if err := f.g.auto.Yield(ctx, wanted); err != nil {
+		return nil, err
+	}
 	added, err := f.g.ledger.add(ctx, wanted)
 	if err != nil {
 		return nil, err
@@ -76,6 +79,17 @@ func (f facade) RemovePort(ctx context.Context, id int, drain time.Duration) err
 		return errNoPortDriver
 	}
 	return f.g.ledger.remove(ctx, []int{id}, drain)
+}
+
+func (f facade) AutoPorts(ctx context.Context, on bool) error {
+	switch {
+	case f.g.ports == nil:
+		return errNoPortDriver
+	case on:
+		return f.g.auto.Enable(ctx)
+	default:
+		return f.g.auto.Disable(ctx)
+	}
 }
 
 func statuses(in []port.Status) []api.PortStatus {

@@ -48,6 +48,10 @@ type Options struct {
 	// Publish are forwards to put in place before the command starts.
 	Publish []port.Spec
 
+	// PublishAuto publishes on 127.0.0.1 what starts to listen inside, and takes
+	// it back when it stops. It can be turned on and off over the API, too.
+	PublishAuto bool
+
 	// RestorePorts brings back the forwards that the last gate in StateDir had
 	// when it ended or was killed, after those of Publish. One that cannot come
 	// back is a warning. It keeps the list for the next gate, too.
@@ -168,7 +172,7 @@ func (o *Options) validateNetwork() error {
 	if o.Ports != nil && !plan.Namespace {
 		return fmt.Errorf("a port driver needs a network of its own: --net=%s has none; use --net=slirp, or --port-driver=none", plan.Driver)
 	}
-	if len(o.Publish) > 0 && o.Ports == nil {
+	if (len(o.Publish) > 0 || o.PublishAuto) && o.Ports == nil {
 		return errors.New("--publish needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
 	}
 	if o.RestorePorts && o.Ports == nil {

@@ -34,6 +34,7 @@ import (
 	"github.com/gatekit/gatekit/internal/statedir"
 	"github.com/gatekit/gatekit/pkg/api/server"
 	"github.com/gatekit/gatekit/pkg/port"
+	"github.com/gatekit/gatekit/pkg/port/auto"
 )
 
 // Exit is how the command ended: with Code, or by Signal if that is not 0.
@@ -79,8 +80,9 @@ type gate struct {
 	dir     *statedir.Dir
 	child   *process
 	session *session
-	ports   port.Driver // nil without one, as is ledger
+	ports   port.Driver // nil without one, as are ledger and auto
 	ledger  *ledger
+	auto    *auto.Publisher
 	notify  *notifier // nil without one
 
 	running atomic.Bool // the command was let go
@@ -329,7 +331,15 @@ func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
 		return partError(ctx, "port driver "+g.ports.Info().Driver, g.ports.Run(ctx))
 	})
 	g.ledger = newLedger(g.ports, g.dir.Ports(), g.o.Logger)
-	return g.ledger.start(ctx, g.o.Publish, g.o.RestorePorts)
+	if err := g.ledger.start(ctx, g.o.Publish, g.o.RestorePorts); err != nil {
+		return err
+	}
+	g.auto = auto.New(auto.Options{Driver: g.ports, Sockets: g.session, Logger: g.o.Logger})
+	parts.Go(func() error { return partError(ctx, "automatic forwards", g.auto.Run(ctx)) })
+	if g.o.PublishAuto {
+		return g.auto.Enable(ctx)
+	}
+	return nil
 }
 
 // startAPI listens on api.sock and serves it.

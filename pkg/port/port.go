@@ -91,8 +91,9 @@ const DefaultDrain = 2 * time.Second
 // them over the handshake; tests make them at home.
 type Sockets interface {
 	// Sockets returns n new, unconnected, non-blocking, close-on-exec sockets.
-	// domain is unix.AF_INET or AF_INET6; typ is unix.SOCK_STREAM or SOCK_DGRAM.
-	// The caller owns them.
+	// domain is unix.AF_INET or AF_INET6 with a typ of unix.SOCK_STREAM or
+	// SOCK_DGRAM, or unix.AF_NETLINK with SOCK_RAW, which speaks
+	// NETLINK_SOCK_DIAG (sock_diag(7)). The caller owns them.
 	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
 }
 

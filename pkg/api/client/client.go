@@ -125,6 +125,16 @@ func (c *Client) DrainPort(ctx context.Context, id int, drain time.Duration) err
 	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d?drain=%s", id, drain), nil, nil)
 }
 
+// AutoPorts turns automatic forwards on: what starts to listen inside is
+// published on 127.0.0.1, until it stops. Or it turns them off, and they go.
+func (c *Client) AutoPorts(ctx context.Context, on bool) error {
+	method := http.MethodDelete
+	if on {
+		method = http.MethodPut
+	}
+	return c.call(ctx, method, "/v1/ports/auto", nil, nil)
+}
+
 // call sends in, where it is not nil, and decodes the answer into out, where
 // that is not nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

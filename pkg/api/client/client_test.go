@@ -82,6 +82,8 @@ func TestWhatIsSent(t *testing.T) {
 		{"POST /v1/ports/batch application/json []", func() (int, error) { l, err := c.AddPorts(ctx, nil); return len(l), err }},
 		{"DELETE /v1/ports/7  ", func() (int, error) { return 0, c.RemovePort(ctx, 7) }},
 		{"DELETE /v1/ports/7?drain=1m30s  ", func() (int, error) { return 0, c.DrainPort(ctx, 7, 90*time.Second) }},
+		{"PUT /v1/ports/auto  ", func() (int, error) { return 0, c.AutoPorts(ctx, true) }},
+		{"DELETE /v1/ports/auto  ", func() (int, error) { return 0, c.AutoPorts(ctx, false) }},
 	} {
 		n, err := tc.call()
 		if err != nil || got != tc.want {

@@ -33,6 +33,7 @@ func (s *Server) routes() map[string]methods {
 		"/v1/info":        {http.MethodGet: s.info},
 		"/v1/ports":       {http.MethodGet: s.listPorts, http.MethodPost: s.addPort},
 		"/v1/ports/batch": {http.MethodPost: s.addPorts},
+		"/v1/ports/auto":  {http.MethodPut: s.autoPorts(true), http.MethodDelete: s.autoPorts(false)},
 		"/v1/ports/{id}":  {http.MethodDelete: s.removePort},
 	}
 }
@@ -210,6 +211,12 @@ func (s *Server) removePort(r *http.Request) (int, any, error) {
 		}
 	}
 	return http.StatusOK, nil, s.o.Gate.RemovePort(r.Context(), id, drain)
+}
+
+func (s *Server) autoPorts(on bool) handler {
+	return func(r *http.Request) (int, any, error) {
+		return http.StatusOK, nil, s.o.Gate.AutoPorts(r.Context(), on)
+	}
 }
 
 // decode reads a request's body, which is one JSON value that begins with open.

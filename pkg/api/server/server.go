@@ -55,6 +55,10 @@ type Gate interface {
 	// RemovePort takes a forward away; its TCP connections may go on for as long
 	// as drain says. Errors are answered as AddPorts's.
 	RemovePort(ctx context.Context, id int, drain time.Duration) error
+
+	// AutoPorts turns automatic forwards on or off, as they may be already.
+	// Errors are answered as AddPorts's.
+	AutoPorts(ctx context.Context, on bool) error
 }
 
 // Options for New.

@@ -32,6 +32,7 @@ type fakeGate struct {
 	next  int
 	ports []api.PortStatus
 	drain time.Duration // of the last RemovePort
+	auto  bool
 
 	block chan struct{} // when not nil, AddPorts waits for it or its context
 	stuck bool          // AddPorts does not look at its context
@@ -93,6 +94,14 @@ func (g *fakeGate) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.Po
 	g.next += len(added)
 	g.ports = append(g.ports, added...)
 	return added, nil
+}
+
+func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
+	if g.panic {
+		panic("no automatic ports")
+	}
+	g.auto = on
+	return nil
 }
 
 func (g *fakeGate) RemovePort(_ context.Context, id int, drain time.Duration) error {
@@ -231,6 +240,16 @@ func TestARemovedPortDrainsAsAsked(t *testing.T) {
 		resp, body := do(t, s.socket, "DELETE", fmt.Sprintf("/v1/ports/%d%s", added[0].ID, query), "")
 		if resp.StatusCode != http.StatusOK || gate.drain != want {
 			t.Errorf("%q: %d %s, drain %v, want %v", query, resp.StatusCode, body, gate.drain, want)
+		}
+	}
+}
+
+func TestAutomaticPortsAreTurnedOnAndOff(t *testing.T) {
+	gate := &fakeGate{}
+	s := start(t, Options{Gate: gate})
+	for _, method := range []string{"PUT", "DELETE"} {
+		if resp, body := do(t, s.socket, method, "/v1/ports/auto", ""); resp.StatusCode != http.StatusOK || body != "" || gate.auto != (method == "PUT") {
+			t.Errorf("%s: %d %q, on is %v", method, resp.StatusCode, body, gate.auto)
 		}
 	}
 }
