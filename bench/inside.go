@@ -121,7 +121,7 @@ func serve(ctx context.Context, a *agent.Agent) error {
 func (b *bench) describe(found []gates.Gate) (err error) {
 	b.results.Taken = time.Now().UTC().Truncate(time.Second)
 	b.results.Rounds = b.Rounds
-	b.results.Seconds = b.Duration.Seconds()
+	b.results.LoopSeconds, b.results.StreamSeconds = b.Duration.Seconds(), float64(b.Stream)
 	b.results.Subjects = []report.Subject{{Name: report.Loopback}}
 	for _, g := range found {
 		b.results.Subjects = append(b.results.Subjects, report.Subject{Name: g.Name, Version: g.Version})

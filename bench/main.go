@@ -43,6 +43,7 @@ import (
 type options struct {
 	Rounds   int
 	Duration time.Duration // of each loop
+	Stream   int           // seconds of each stream
 	Calm     time.Duration // to wait for a calm machine, before each gate
 	Timeout  time.Duration // of the whole run
 	Rows     string        // a regular expression
@@ -94,7 +95,8 @@ func parse(args []string) (options, error) {
 	var peers string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.Rounds, "rounds", 3, "how often everything is measured; medians are shown")
-	flags.DurationVar(&o.Duration, "duration", 1500*time.Millisecond, "how long each loop runs; streams run for whole seconds")
+	flags.DurationVar(&o.Duration, "duration", time.Second, "how long each loop runs")
+	flags.IntVar(&o.Stream, "stream", 2, "how many seconds each stream runs")
 	flags.DurationVar(&o.Calm, "calm", 20*time.Second, "how long to wait for a calm machine before each gate of a round")
 	flags.DurationVar(&o.Timeout, "timeout", 25*time.Minute, "when to give up")
 	flags.StringVar(&o.Rows, "rows", "", "measure the rows whose names match this regular expression, as '^tcp' (default all)")
@@ -112,15 +114,15 @@ func parse(args []string) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q; see bench -help", flags.Arg(0))
 	}
-	if o.Rounds < 1 || o.Duration <= 0 || o.Timeout <= 0 {
-		return o, errors.New("-rounds, -duration and -timeout are more than 0")
+	if o.Rounds < 1 || o.Duration <= 0 || o.Stream < 1 || o.Timeout <= 0 {
+		return o, errors.New("-rounds, -duration, -stream and -timeout are more than 0")
 	}
 	if _, err := regexp.Compile(o.Rows); err != nil {
 		return o, fmt.Errorf("-rows: %w", err)
 	}
 	o.Peers = strings.FieldsFunc(peers, func(r rune) bool { return r == ',' })
 	if o.Smoke {
-		o.Rounds, o.Duration, o.Calm, o.Peers, o.Timeout = 1, 100*time.Millisecond, 0, nil, 3*time.Minute
+		o.Rounds, o.Duration, o.Stream, o.Calm, o.Peers, o.Timeout = 1, 100*time.Millisecond, 1, 0, nil, 3*time.Minute
 	}
 	return o, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"strconv"
 	"time"
@@ -105,7 +104,6 @@ type bulk struct {
 
 // stream runs iperf3 over the link: from the client to the server, or back.
 func (l link) stream(ctx context.Context, streams int, back bool) (bulk, error) {
-	seconds := int(math.Ceil(l.b.Duration.Seconds()))
 	const limit = 10 * time.Second
 	server := agent.Program{
 		Args:  []string{"iperf3", "--server", "--one-off", "--forceflush", "--port", strconv.Itoa(portStream)},
@@ -118,8 +116,8 @@ func (l link) stream(ctx context.Context, streams int, back bool) (bulk, error) 
 	to := l.at(portStream)
 	client := agent.Program{
 		Args: []string{"iperf3", "--client", to.Addr().String(), "--port", strconv.Itoa(int(to.Port())),
-			"--time", strconv.Itoa(seconds), "--parallel", strconv.Itoa(streams), "--json"},
-		Limit: time.Duration(seconds)*time.Second + limit,
+			"--time", strconv.Itoa(l.b.Stream), "--parallel", strconv.Itoa(streams), "--json"},
+		Limit: time.Duration(l.b.Stream)*time.Second + limit,
 	}
 	if back {
 		client.Args = append(client.Args, "--reverse")

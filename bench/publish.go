@@ -119,7 +119,7 @@ func draw(path string, bars chart.Bars) error {
 func complete(results *report.Results) error {
 	if len(results.Failures) > 0 {
 		f := results.Failures[0]
-		return fmt.Errorf("%d figures are missing, the first is %s of %s: %s", len(results.Failures), f.Row, f.Subject, f.Reason)
+		return fmt.Errorf("%d of the rows have no figure, first %s of %s: %s", len(results.Failures), f.Row, f.Subject, f.Reason)
 	}
 	return nil
 }

@@ -10,12 +10,13 @@ import (
 
 // Held are connections or flows that were opened and stay open.
 type Held struct {
-	// Open is how many there are. Elapsed is how long it took to open them.
-	Open    int
-	Elapsed time.Duration
+	// Open is how many there are, Failed how many were tried in vain. Elapsed is
+	// how long it all took.
+	Open, Failed int
+	Elapsed      time.Duration
 
-	// Reason says why the next one could not be opened; it is empty when all
-	// were.
+	// Reason says why the last one failed, or why no more were tried; it is empty
+	// when all were opened.
 	Reason string
 
 	conns []net.Conn
@@ -30,24 +31,25 @@ func (h *Held) Close() {
 }
 
 // Hold opens n connections (network "tcp") or flows ("udp"), one after another and
-// to all of the addresses in turn, and exchanges a byte or a datagram over each.
-// It stops at the first that fails, and when the limit of time is over; what is
-// open then stays open. The caller closes it.
+// to all of the addresses in turn, and exchanges a byte or a datagram over each. It
+// stops when the limit of time is over, or when more than one in a hundred has
+// failed; what is open then stays open. The caller closes it.
 func Hold(network string, to []netip.AddrPort, n int, limit time.Duration) (*Held, error) {
 	if len(to) == 0 {
 		return nil, errors.New("no address to connect to")
 	}
 	h := &Held{conns: make([]net.Conn, 0, n)}
 	start := time.Now()
-	for i := range n {
+	for i := 0; i < n && h.Failed <= n/100; i++ {
 		if time.Since(start) > limit {
 			h.Reason = fmt.Sprintf("not opened within %v", limit)
 			break
 		}
 		conn, err := open(network, to[i%len(to)])
 		if err != nil {
+			h.Failed++
 			h.Reason = err.Error()
-			break
+			continue
 		}
 		h.conns = append(h.conns, conn)
 	}

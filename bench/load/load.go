@@ -18,8 +18,9 @@ import (
 	"time"
 )
 
-// patience is how long an answer may take before it counts as lost.
-const patience = 2 * time.Second
+// patience is how long an answer may take before it counts as lost: long enough
+// for a SYN or a segment that was lost to be sent again, twice.
+const patience = 5 * time.Second
 
 // Trips says how a loop of round trips went.
 type Trips struct {

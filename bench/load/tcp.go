@@ -119,8 +119,8 @@ func TCPTripsAtOnce(to []netip.AddrPort, n int, d time.Duration) (Trips, error) 
 		return Trips{}, err
 	}
 	defer held.Close()
-	if held.Reason != "" {
-		return Trips{}, fmt.Errorf("connection %d of %d: %s", held.Open+1, n, held.Reason)
+	if held.Open < n {
+		return Trips{}, fmt.Errorf("%d of %d connections opened: %s", held.Open, n, held.Reason)
 	}
 	var (
 		count, lost atomic.Int64

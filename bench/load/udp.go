@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// datagramPatience is how long the answer to a datagram may take: nobody sends a
+// lost one again.
+const datagramPatience = time.Second
+
 func dialUDP(to netip.AddrPort) (*net.UDPConn, error) {
 	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 }
@@ -55,7 +59,7 @@ func ask(conn *net.UDPConn, number uint64, now time.Time) (answered bool, err er
 	if _, err := conn.Write(b[:]); err != nil {
 		return false, fmt.Errorf("datagram %d: %w", number, err)
 	}
-	if err := conn.SetReadDeadline(now.Add(patience)); err != nil {
+	if err := conn.SetReadDeadline(now.Add(datagramPatience)); err != nil {
 		return false, err
 	}
 	for {

@@ -36,8 +36,8 @@ type Chart struct {
 // tables, and what failed.
 func (r *Results) Markdown(charts []Chart) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Taken on %s on %v. Medians of %d rounds; each loop ran for %v s.\n\n",
-		r.Taken.UTC().Format("2 January 2006, 15:04 UTC"), r.Machine, r.Rounds, r.Seconds)
+	fmt.Fprintf(&b, "Taken on %s on %v. Medians of %d rounds; each loop ran for %v s, each stream for %v s.\n\n",
+		r.Taken.UTC().Format("2 January 2006, 15:04 UTC"), r.Machine, r.Rounds, r.LoopSeconds, r.StreamSeconds)
 	for _, s := range r.Subjects {
 		if s.Version != "" {
 			fmt.Fprintf(&b, "- %s %s\n", s.Name, s.Version)
@@ -101,7 +101,11 @@ func (v Verdict) wanted() string {
 	if v.Against == "" {
 		return fmt.Sprintf("%s %s", relation, quantity(v.Factor, v.row.Unit))
 	}
-	text := fmt.Sprintf("%s %v × %s", relation, v.Factor, v.Against)
+	other := v.Against
+	if v.Called != "" {
+		other = v.Called
+	}
+	text := fmt.Sprintf("%s %v × %s", relation, v.Factor, other)
 	if v.AgainstRow != "" {
 		text += ", " + rowOf(v.AgainstRow).Title
 	}

@@ -37,8 +37,9 @@ type Results struct {
 	Machine meter.Machine `json:"machine"`
 	Rounds  int           `json:"rounds"`
 
-	// Seconds is how long each loop ran.
-	Seconds float64 `json:"seconds"`
+	// LoopSeconds and StreamSeconds are how long each loop and each stream ran.
+	LoopSeconds   float64 `json:"loopSeconds"`
+	StreamSeconds float64 `json:"streamSeconds"`
 
 	// Subjects are those that were measured, in the order of the columns.
 	Subjects []Subject `json:"subjects"`

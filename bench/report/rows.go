@@ -56,7 +56,7 @@ func Groups() []Group {
 			{ID: "idle.memory", Title: "resident memory", Unit: "MB", Lower: true},
 			{ID: "idle.wakeups", Title: "wake-ups", Unit: perSecond, Lower: true},
 		}},
-		{"Held connections and flows", "Opened one after another, a byte exchanged over each, and held. Memory is what the gate's processes grew by. Back is when all descriptors were closed, and no more memory held than a tenth of that or 4 MiB, after the client had closed.", append(append(
+		{"Held connections and flows", "Opened one after another, a byte exchanged over each, and held. Memory is what the gate's processes grew by. Back is when all descriptors were closed, and no more memory held than a tenth of that or 4 MiB, after the client had closed; nobody tells a gate that of a flow of UDP.", append(append(
 			held("hold1000", "1 000 TCP connections", "connection"),
 			held("hold10000", "10 000 TCP connections", "connection")...),
 			held("flows10000", "10 000 UDP flows", "flow")...)},
@@ -89,11 +89,15 @@ func Groups() []Group {
 }
 
 func held(id, what, one string) []Row {
+	after := Row{ID: id + ".back", Title: what + ": all back after", Unit: "s", Lower: true}
+	if one == "flow" {
+		after = Row{ID: id + ".left", Title: what + ": descriptors left after 10 s", Unit: "open", Lower: true}
+	}
 	return []Row{
 		{ID: id + ".failed", Title: what + ": not opened", Unit: one + "s", Lower: true},
 		{ID: id + ".time", Title: what + ": time to open", Unit: "s", Lower: true},
 		{ID: id + ".memory", Title: what + ": memory", Unit: "KiB/" + one, Lower: true},
-		{ID: id + ".back", Title: what + ": all back after", Unit: "s", Lower: true},
+		after,
 	}
 }
 

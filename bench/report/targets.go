@@ -22,6 +22,9 @@ type Target struct {
 	// Against is a subject, BestPeer, or empty.
 	Against string
 
+	// Called is what Against is called here; empty for its own name.
+	Called string
+
 	// AgainstRow is the row of the other figure; empty for the same one.
 	AgainstRow string
 }
@@ -33,6 +36,9 @@ const (
 	gatekit     = "gatekit"
 	slirp4netns = "slirp4netns"
 	pasta       = "pasta"
+
+	// rootlessKit forwards the ports where slirp4netns is the network.
+	rootlessKit = "RootlessKit's builtin driver"
 )
 
 // Targets returns what gatekit aims at.
@@ -64,12 +70,12 @@ func Targets() []Target {
 		{Row: "start.true", AtMost: true, Factor: 0.7, Against: slirp4netns},
 		{Row: "idle.memory", AtMost: true, Factor: 35},
 		{Row: "idle.wakeups", AtMost: true, Factor: 0},
-		{Row: "forward.in", Factor: 1.5, Against: slirp4netns},
-		{Row: "forward.out", Factor: 1.5, Against: slirp4netns},
+		{Row: "forward.in", Factor: 1.5, Against: slirp4netns, Called: rootlessKit},
+		{Row: "forward.out", Factor: 1.5, Against: slirp4netns, Called: rootlessKit},
 		{Row: "forward.in", Factor: 0.6, Against: Loopback, AgainstRow: "tcp1500.out"},
 		{Row: "forward.out", Factor: 0.6, Against: Loopback, AgainstRow: "tcp1500.in"},
-		{Row: "forward.connect", Factor: 1.2, Against: slirp4netns},
-		{Row: "forward.udp1200", Factor: 3, Against: slirp4netns},
+		{Row: "forward.connect", Factor: 1.2, Against: slirp4netns, Called: rootlessKit},
+		{Row: "forward.udp1200", Factor: 3, Against: slirp4netns, Called: rootlessKit},
 		{Row: "remote.address", Factor: 1},
 		{Row: "remote.in", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.out"},
 		{Row: "remote.out", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.in"},

@@ -108,15 +108,14 @@ func raiseFileLimit() error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("getrlimit(RLIMIT_NOFILE): %w", err)
 	}
-	if limit.Max < fileLimit && os.Geteuid() == 0 {
-		limit.Max = fileLimit
+	// syscall's, unlike x/sys', has the limits passed on to the programs that are
+	// started. Root without CAP_SYS_RESOURCE is a user in this.
+	raised := syscall.Rlimit{Cur: fileLimit, Max: fileLimit}
+	if limit.Max < fileLimit && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
+		return nil
 	}
-	limit.Cur = limit.Max
-	// syscall's, unlike x/sys', has the limit passed on to the programs that are
-	// started.
-	err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit.Cur, Max: limit.Max})
-	if err != nil {
-		return fmt.Errorf("setrlimit(RLIMIT_NOFILE, %d): %w", limit.Cur, err)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit.Max, Max: limit.Max}); err != nil {
+		return fmt.Errorf("setrlimit(RLIMIT_NOFILE, %d): %w", limit.Max, err)
 	}
 	return nil
 }
