@@ -51,8 +51,10 @@ type frameOut struct {
 	iovs    []unix.Iovec
 }
 
-// maxFrameHeaders is room for Ethernet, IPv6, fragment and UDP headers.
-const maxFrameHeaders = 14 + 40 + 8 + 8
+// maxFrameHeaders is room for all headers of a frame that we make: the largest are
+// those of an ICMPv6 error (Ethernet, IPv6, ICMPv6) with the IPv6 and transport
+// headers that it quotes.
+const maxFrameHeaders = 14 + 40 + 8 + 40 + 8
 
 // maxFrame is the size of the largest frame without the virtio-net header.
 const maxFrame = 64 << 10

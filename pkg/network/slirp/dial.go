@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
@@ -21,14 +23,29 @@ type dial struct {
 	// connected gets a value when the socket has an event.
 	connected chan struct{}
 
+	// What an ICMP error quotes of the SYN, and who has sent it.
+	ipv6 bool
+	ttl  uint8
+	head transportHeader
+	mac  macAddr
+
 	mu          sync.Mutex // guards all below
 	first, last time.Time  // SYNs of the namespace
 }
 
 // newDial is called when the first SYN has come.
-func newDial(parent context.Context) *dial {
-	d := &dial{connected: make(chan struct{}, 1), first: time.Now()}
+func newDial(parent context.Context, syn header.TCP, pkt *stack.PacketBuffer) *dial {
+	d := &dial{
+		connected: make(chan struct{}, 1),
+		ipv6:      pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber,
+		ttl:       packetTTL(pkt),
+		head:      transportHeader(syn),
+		first:     time.Now(),
+	}
 	d.last = d.first
+	if eth := pkt.LinkHeader().Slice(); len(eth) >= ethernetSize {
+		d.mac = macAddr(eth[6:12])
+	}
 	d.ctx, d.cancel = context.WithCancel(parent)
 	return d
 }

@@ -8,6 +8,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
@@ -28,6 +29,7 @@ type engine struct {
 	dns   *dnsForwarder
 	tcp   *tcpForwarder
 	udp   *udpRelay
+	echo  *echoRelay
 
 	inbound *inbound
 }
@@ -66,13 +68,19 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	}
 	out := &egress{subnets: n.subnets, loopback: n.hostLoopback}
 	writer := &datagramWriter{dev: dev, mac: gatewayMAC, mtu: n.plan.Interface.MTU}
+	for i, s := range n.subnets {
+		writer.gateways[i] = s.gateway
+	}
 	e.dns = newDNSForwarder(n.subnets, n.source)
-	e.udp = newUDPRelay(out, e.dns, e.loops, writer)
+	e.udp = newUDPRelay(out, e.dns, e.loops, writer, n.filtering)
+	e.echo = newEchoRelay(out, e.loops, writer)
 	e.link = &link{
 		dev:        dev,
 		mtu:        uint32(n.plan.Interface.MTU),
 		inspector:  inspector{mac: gatewayMAC, subnets: n.subnets},
 		onDatagram: e.udp.send,
+		onEcho:     e.echo.send,
+		writer:     writer,
 	}
 	s, err := newStack(e.link, n.subnets)
 	if err != nil {
@@ -82,8 +90,10 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.stack = s
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
-	e.tcp = newTCPForwarder(s, out, e.dns, e.loops)
+	e.tcp = newTCPForwarder(s, out, e.dns, e.loops, writer)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.udp.handlePacket)
+	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
+	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
 	return e, nil
 }
 
@@ -122,6 +132,7 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 		l.abort()
 	}
 	e.udp.close()
+	e.echo.close()
 	e.dns.close()
 	e.stack.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {

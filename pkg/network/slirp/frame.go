@@ -19,15 +19,25 @@ const (
 	toStack
 	// toUDP: a whole UDP datagram, which is relayed without the stack.
 	toUDP
+	// toEcho: a whole echo request to the outside, which is relayed as well.
+	toEcho
+	// expire: a packet to the outside whose time to live ends here.
+	expire
 )
 
-// datagram is a UDP datagram in a frame. Its payload is part of the frame.
+// datagram is a UDP datagram in a frame, or an echo request (echo.go). Its payload
+// is part of the frame.
 type datagram struct {
 	src, dst netip.AddrPort
 	mac      macAddr // of the sender
 	payload  []byte
 	// segment, where not 0, cuts the payload into datagrams of this size.
 	segment uint16
+	// ttl is the time to live, or hop limit, at least 2. whole says that it came
+	// in one piece and is not to be fragmented on its way: the packet has DF, or
+	// is IPv6.
+	ttl   uint8
+	whole bool
 }
 
 // finding is what the inspector learns of a frame.
@@ -126,18 +136,39 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	if dst.IsMulticast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return drop
 	}
+	if ip.TTL() <= 1 && !in.ours(dst) {
+		return expires(ip.FragmentOffset() != 0 || ip.TransportProtocol() == header.ICMPv4ProtocolNumber && !isEcho(p[headerLen:total], uint8(header.ICMPv4Echo)))
+	}
 	if ip.More() || ip.FragmentOffset() != 0 {
 		return toStack
 	}
+	f.datagram.ttl, f.datagram.whole = ip.TTL(), ip.Flags()&header.IPv4FlagDontFragment != 0
 	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
 	switch ip.TransportProtocol() {
 	case header.TCPProtocolNumber:
 		return inspectTCP(p[:total], headerLen, h, sum, f)
 	case header.UDPProtocolNumber:
 		return inspectUDP(p[headerLen:total], h, sum, src, dst, &f.datagram)
+	case header.ICMPv4ProtocolNumber:
+		if !in.ours(dst) {
+			return inspectEcho(p[headerLen:total], src, dst, &f.datagram)
+		}
 	}
 	return toStack
 }
+
+// expires is the verdict on a packet whose time to live ends here. Nothing is said
+// about an ICMP message, but for a request, or a later fragment (RFC 1122,
+// 3.2.2; RFC 4443, 2.4).
+func expires(silently bool) verdict {
+	if silently {
+		return drop
+	}
+	return expire
+}
+
+// isEcho says whether an ICMP message is an echo request, which has this type.
+func isEcho(message []byte, request uint8) bool { return len(message) > 0 && message[0] == request }
 
 // inspectIPv6 checks the header (RFC 8200) and takes whole UDP datagrams apart.
 // Extension headers are the stack's.
@@ -153,12 +184,16 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
 	rest := p[header.IPv6MinimumSize:total]
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
-		return in.inspectICMPv6(rest, src, dst)
+		return in.inspectICMPv6(p[:total], src, dst, f)
 	}
 	next := tcpip.TransportProtocolNumber(ip.NextHeader())
 	if !plausibleSource(src) && !in.inbound.answers(next, rest, src, dst) || dst.IsMulticast() {
 		return drop
 	}
+	if ip.HopLimit() <= 1 && !in.ours(dst) {
+		return expires(next == header.IPv6FragmentHeader && laterFragment(rest))
+	}
+	f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
 	sum := header.PseudoHeaderChecksum(next, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
 	switch next {
 	case header.TCPProtocolNumber:
@@ -169,11 +204,16 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	return toStack
 }
 
+// laterFragment says whether an IPv6 fragment is not the first.
+func laterFragment(p []byte) bool {
+	return len(p) < header.IPv6FragmentExtHdrLength || binary.BigEndian.Uint16(p[2:])&^7 != 0
+}
+
 // inspectICMPv6 keeps from the stack what it would answer for others: neighbour
-// solicitations and echo requests for addresses that are not ours. (For IPv4 it
-// does not answer echo requests to others.) The unspecified source is that of
-// duplicate address detection.
-func (in *inspector) inspectICMPv6(p []byte, src, dst netip.Addr) verdict {
+// solicitations and echo requests for addresses that are not ours. The latter are
+// relayed. The unspecified source is that of duplicate address detection.
+func (in *inspector) inspectICMPv6(packet []byte, src, dst netip.Addr, f *finding) verdict {
+	ip, p := header.IPv6(packet), packet[header.IPv6MinimumSize:]
 	if len(p) < header.ICMPv6MinimumSize || src.IsMulticast() || src.IsLoopback() {
 		return drop
 	}
@@ -183,9 +223,16 @@ func (in *inspector) inspectICMPv6(p []byte, src, dst netip.Addr) verdict {
 			return drop
 		}
 	case header.ICMPv6EchoRequest:
-		if !in.ours(dst) {
+		switch {
+		case in.ours(dst):
+			return toStack
+		case dst.IsMulticast() || !plausibleSource(src):
 			return drop
+		case ip.HopLimit() <= 1:
+			return expire
 		}
+		f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
+		return inspectEcho(p, src, dst, &f.datagram)
 	}
 	return toStack
 }

@@ -104,6 +104,17 @@ func icmpv6Frame(dst netip.Addr, p []byte) []byte {
 	return f
 }
 
+// withTTL is a frame with another time to live, or hop limit.
+func withTTL(frame []byte, ttl uint8) []byte {
+	return changed(frame, func(ip []byte) {
+		if ip[0]>>4 == 4 {
+			ip[8] = ttl
+		} else {
+			ip[7] = ttl
+		}
+	})
+}
+
 // changed is a frame with a change; a checksum of an IPv4 header is made right
 // again.
 func changed(frame []byte, change func(ip []byte)) []byte {
@@ -154,7 +165,18 @@ func TestInspectorJudgesFrames(t *testing.T) {
 		{"a neighbour solicitation for the gateway", neighborSolicit(netip.MustParseAddr("fd67:6174:656b::2")), toStack},
 		{"a neighbour solicitation for somebody else", neighborSolicit(netip.MustParseAddr("fd67:6174:656b::9")), drop},
 		{"an IPv6 echo request to the gateway", icmpv6Frame(netip.MustParseAddr("fd67:6174:656b::2"), []byte{128, 0, 0, 0, 0, 1, 0, 1}), toStack},
-		{"an IPv6 echo request to the world", icmpv6Frame(worldIPv6, []byte{128, 0, 0, 0, 0, 1, 0, 1}), drop},
+		{"an IPv6 echo request to the world", icmpv6Frame(worldIPv6, []byte{128, 0, 0, 0, 0, 1, 0, 1}), toEcho},
+		{"an IPv6 echo request with a wrong checksum", ipFrame(childIPv6, worldIPv6, header.ICMPv6ProtocolNumber, []byte{128, 0, 1, 1, 0, 1, 0, 1}), drop},
+		{"an IPv4 echo request to the world", echoRequest(worldIPv4), toEcho},
+		{"an IPv4 echo request to the gateway", echoRequest(netip.MustParseAddr("10.0.2.2")), toStack},
+		{"half an echo request", ipFrame(childIPv4, worldIPv4, header.ICMPv4ProtocolNumber, []byte{8, 0, 0}), drop},
+		{"a datagram at the end of its way", withTTL(udp4, 1), expire},
+		{"a datagram beyond it", withTTL(udp4, 0), expire},
+		{"an IPv6 datagram at the end of its way", withTTL(udp6, 1), expire},
+		{"a datagram to the gateway at the end of its way", withTTL(udpFrame(netip.AddrPortFrom(childIPv4, 4000), netip.MustParseAddrPort("10.0.2.2:53"), "x"), 1), toUDP},
+		{"an echo request at the end of its way", withTTL(echoRequest(worldIPv4), 1), expire},
+		{"an echo reply at the end of its way", withTTL(changed(echoRequest(worldIPv4), func(ip []byte) { ip[20] = 0 }), 1), drop},
+		{"a later fragment at the end of its way", withTTL(changed(udp4, func(ip []byte) { ip[7] = 8 }), 1), drop},
 		{"nothing", nil, drop},
 		{"less than an Ethernet header", udp4[:13], drop},
 		{"an Ethernet header only", udp4[:14], drop},

@@ -25,8 +25,8 @@ const copyBelow = 2 << 10
 
 // link joins the device to gVisor's stack.
 //
-// Inbound, one goroutine reads frames. Those with a whole UDP datagram go
-// straight to onDatagram, in the buffer they were read into. All others are
+// Inbound, one goroutine reads frames. Those with a whole UDP datagram or echo
+// request go straight to its relay, in the buffer they were read into. All others are
 // wrapped in a packet buffer and given to the stack inline, without another
 // goroutine or queue in between.
 //
@@ -44,7 +44,9 @@ type link struct {
 	mtu        uint32
 	inspector  inspector
 	onDatagram func(*datagram) bool // false when it is refused
-	inbound    *inbound             // where frames to the namespace's lo go
+	onEcho     func(*datagram)
+	writer     *datagramWriter // of ICMP errors
+	inbound    *inbound        // where frames to the namespace's lo go
 	dispatcher stack.NetworkDispatcher
 	found      finding // of the frame that run is at
 
@@ -90,6 +92,13 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		}
 		// The stack's answer is an ICMP error.
 		l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
+	case toEcho:
+		l.accepted.Add(1)
+		l.onEcho(&f.datagram)
+	case expire:
+		l.accepted.Add(1)
+		packet := quotePacket(frame[ethernetSize:])
+		l.writer.writeError(f.datagram.mac, expired(packet.isIPv6), &packet)
 	case toStack:
 		l.accepted.Add(1)
 		if n <= copyBelow {

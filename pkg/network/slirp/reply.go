@@ -10,8 +10,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// ttl is the time to live, or hop limit, of the datagrams that we send.
-const ttl = 64
+// ownTTL is the time to live, or hop limit, of what we send ourselves.
+const ownTTL = 64
 
 // udpChecksumOffset is where the checksum lies in a UDP header (RFC 768).
 const udpChecksumOffset = 6
@@ -22,20 +22,36 @@ const (
 	maxPayloadIPv6 = 65535 - header.UDPMinimumSize
 )
 
-// datagramWriter writes UDP datagrams to the namespace, straight into frames. It
-// is safe for concurrent use.
+// datagramWriter writes UDP datagrams and ICMP messages to the namespace, straight
+// into frames. It is safe for concurrent use.
 type datagramWriter struct {
-	dev *device
-	mac macAddr
-	mtu int
+	dev      *device
+	mac      macAddr
+	mtu      int
+	gateways [2]netip.Addr // IPv4 and IPv6
 
 	// fragmentID numbers the datagrams that are fragmented.
 	fragmentID atomic.Uint32
 }
 
-// write sends a datagram to the owner of an Ethernet address. One that is larger
-// than the MTU is fragmented. Both addresses are of one family.
+// outgoing is what all packets of a datagram to the namespace have in common. Both
+// addresses are of one family.
+type outgoing struct {
+	to       macAddr
+	src, dst netip.Addr
+	proto    tcpip.TransportProtocolNumber
+	ttl      uint8
+}
+
+// write sends a datagram of our own to the owner of an Ethernet address. One that
+// is larger than the MTU is fragmented. Both addresses are of one family.
 func (w *datagramWriter) write(to macAddr, src, dst netip.AddrPort, payload []byte) {
+	w.forward(to, src, dst, payload, ownTTL)
+}
+
+// forward does the same with a datagram that came with a time to live of ttl less
+// one hop.
+func (w *datagramWriter) forward(to macAddr, src, dst netip.AddrPort, payload []byte, ttl uint8) {
 	headerLen, largest := header.IPv4MinimumSize, maxPayloadIPv4
 	if dst.Addr().Is6() {
 		headerLen, largest = header.IPv6MinimumSize, maxPayloadIPv6
@@ -43,8 +59,11 @@ func (w *datagramWriter) write(to macAddr, src, dst netip.AddrPort, payload []by
 	if len(payload) > largest {
 		return // the kernel has none that are larger
 	}
+	out := outgoing{to: to, src: src.Addr(), dst: dst.Addr(), proto: header.UDPProtocolNumber, ttl: ttl}
 	if headerLen+header.UDPMinimumSize+len(payload) > w.mtu {
-		w.writeFragments(to, src, dst, payload)
+		var udp [header.UDPMinimumSize]byte
+		putUDP(udp[:], src, dst, payload, false)
+		w.writeFragments(&out, &udp, payload)
 		return
 	}
 	f := w.dev.frame()
@@ -59,7 +78,7 @@ func (w *datagramWriter) write(to macAddr, src, dst netip.AddrPort, payload []by
 	}
 	w.dev.begin(f, h)
 	length := header.UDPMinimumSize + len(payload)
-	n := w.putIP(f.headers[:], to, src.Addr(), dst.Addr(), length, fragment{})
+	n := w.putIP(f.headers[:], &out, length, fragment{})
 	putUDP(f.headers[n:], src, dst, payload, partial)
 	f.append(f.headers[:n+header.UDPMinimumSize])
 	f.append(payload)
@@ -74,77 +93,88 @@ type fragment struct {
 	more   bool
 }
 
+// transportHeader is a UDP header, or that of an ICMP message.
+type transportHeader = [header.UDPMinimumSize]byte
+
 // writeFragments sends a datagram in pieces (RFC 791, RFC 8200 4.5).
-func (w *datagramWriter) writeFragments(to macAddr, src, dst netip.AddrPort, payload []byte) {
-	var udp [header.UDPMinimumSize]byte
-	putUDP(udp[:], src, dst, payload, false)
+func (w *datagramWriter) writeFragments(out *outgoing, head *transportHeader, payload []byte) {
 	room := w.mtu - header.IPv4MinimumSize
-	if dst.Addr().Is6() {
+	if out.dst.Is6() {
 		room = w.mtu - header.IPv6MinimumSize - header.IPv6FragmentExtHdrLength
 	}
 	room &^= 7 // offsets count in units of 8 bytes
-	total := len(udp) + len(payload)
+	total := len(head) + len(payload)
 	id := w.fragmentID.Add(1)
 	for offset := 0; offset < total; offset += room {
 		end := min(offset+room, total)
 		f := w.dev.frame()
 		w.dev.begin(f, vnetHeader{})
-		n := w.putIP(f.headers[:], to, src.Addr(), dst.Addr(), end-offset, fragment{id, offset, end < total})
-		start := offset - len(udp)
+		n := w.putIP(f.headers[:], out, end-offset, fragment{id, offset, end < total})
+		start := offset - len(head)
 		if offset == 0 {
-			n += copy(f.headers[n:], udp[:])
+			n += copy(f.headers[n:], head[:])
 			start = 0
 		}
 		f.append(f.headers[:n])
-		f.append(payload[start : end-len(udp)])
+		f.append(payload[start : end-len(head)])
 		if w.dev.send(f) != nil {
 			return // the rest is of no use
 		}
 	}
 }
 
-// putIP writes the Ethernet and IP headers of a UDP packet with length bytes
-// after them, and returns their size.
-func (w *datagramWriter) putIP(b []byte, to macAddr, src, dst netip.Addr, length int, frag fragment) int {
-	if dst.Is4() {
-		ethernetHeader(b, to, w.mac, uint16(header.IPv4ProtocolNumber))
-		fields := header.IPv4Fields{
-			TotalLength:    uint16(header.IPv4MinimumSize + length),
-			ID:             uint16(frag.id),
-			FragmentOffset: uint16(frag.offset),
-			TTL:            ttl,
-			Protocol:       uint8(header.UDPProtocolNumber),
-			SrcAddr:        tcpip.AddrFrom4(src.As4()),
-			DstAddr:        tcpip.AddrFrom4(dst.As4()),
-		}
-		if frag.more {
-			fields.Flags = header.IPv4FlagMoreFragments
-		}
-		ip := header.IPv4(b[ethernetSize:])
-		ip.Encode(&fields)
-		ip.SetChecksum(^ip.CalculateChecksum())
+// putIP writes the Ethernet and IP headers of a packet with length bytes after
+// them, and returns their size.
+func (w *datagramWriter) putIP(b []byte, out *outgoing, length int, frag fragment) int {
+	if out.dst.Is4() {
+		ethernetHeader(b, out.to, w.mac, uint16(header.IPv4ProtocolNumber))
+		putIPv4(b[ethernetSize:], out, length, frag)
 		return ethernetSize + header.IPv4MinimumSize
 	}
-	ethernetHeader(b, to, w.mac, uint16(header.IPv6ProtocolNumber))
-	ip := b[ethernetSize:]
+	ethernetHeader(b, out.to, w.mac, uint16(header.IPv6ProtocolNumber))
+	return ethernetSize + putIPv6(b[ethernetSize:], out, length, frag)
+}
+
+// putIPv4 writes an IPv4 header with its checksum.
+func putIPv4(b []byte, out *outgoing, length int, frag fragment) {
+	fields := header.IPv4Fields{
+		TotalLength:    uint16(header.IPv4MinimumSize + length),
+		ID:             uint16(frag.id),
+		FragmentOffset: uint16(frag.offset),
+		TTL:            out.ttl,
+		Protocol:       uint8(out.proto),
+		SrcAddr:        tcpip.AddrFrom4(out.src.As4()),
+		DstAddr:        tcpip.AddrFrom4(out.dst.As4()),
+	}
+	if frag.more {
+		fields.Flags = header.IPv4FlagMoreFragments
+	}
+	ip := header.IPv4(b)
+	ip.Encode(&fields)
+	ip.SetChecksum(^ip.CalculateChecksum())
+}
+
+// putIPv6 writes an IPv6 header, with that of a fragment where it is one, and
+// returns their size.
+func putIPv6(ip []byte, out *outgoing, length int, frag fragment) int {
 	clear(ip[:8])
 	ip[0] = 6 << 4
-	ip[6], ip[7] = uint8(header.UDPProtocolNumber), ttl
-	s, d := src.As16(), dst.As16()
+	ip[6], ip[7] = uint8(out.proto), out.ttl
+	s, d := out.src.As16(), out.dst.As16()
 	copy(ip[8:], s[:])
 	copy(ip[24:], d[:])
 	size := header.IPv6MinimumSize
 	if frag.more || frag.offset > 0 {
 		ip[6] = uint8(header.IPv6FragmentExtHdrIdentifier)
-		size += putIPv6Fragment(ip[size:], frag)
+		size += putIPv6Fragment(ip[size:], out.proto, frag)
 	}
 	binary.BigEndian.PutUint16(ip[4:], uint16(length+size-header.IPv6MinimumSize))
-	return ethernetSize + size
+	return size
 }
 
 // putIPv6Fragment writes a fragment header and returns its size.
-func putIPv6Fragment(b []byte, frag fragment) int {
-	b[0], b[1] = uint8(header.UDPProtocolNumber), 0
+func putIPv6Fragment(b []byte, proto tcpip.TransportProtocolNumber, frag fragment) int {
+	b[0], b[1] = uint8(proto), 0
 	offset := uint16(frag.offset)
 	if frag.more {
 		offset |= 1

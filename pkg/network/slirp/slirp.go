@@ -86,6 +86,10 @@ type Options struct {
 	// (Network.Connect). False leaves the namespace as it is, and opens none.
 	SourceIP bool
 
+	// UDPFiltering says which datagrams from outside reach a socket that has sent.
+	// The zero value lets in what comes from where it has sent to.
+	UDPFiltering Filtering
+
 	// Logger takes what the engine has to say. Nil discards it.
 	Logger *slog.Logger
 }
@@ -95,6 +99,7 @@ type Network struct {
 	plan         network.Plan
 	subnets      [2]subnet // IPv4 and IPv6
 	hostLoopback HostLoopback
+	filtering    Filtering
 	source       *upstreamSource
 	log          *slog.Logger
 	inbound      atomic.Pointer[inbound] // nil but while Run serves
@@ -110,6 +115,7 @@ func New(o Options) (*Network, error) {
 	}
 	n := &Network{
 		hostLoopback: o.HostLoopback,
+		filtering:    o.UDPFiltering,
 		source:       &upstreamSource{fixed: o.Upstreams, path: resolvConfPath},
 		log:          o.Logger,
 	}
@@ -242,6 +248,7 @@ func (n *Network) Run(ctx context.Context, files []*os.File, ready func()) error
 	if !dev.vnet {
 		n.log.Warn("the TAP has no segmentation offload on this host; the network will be slower")
 	}
+	logPingSockets(n.log)
 	if n.plan.SourceIP && lo == nil {
 		n.log.Warn("services on the namespace's loopback see the gate in place of their clients: this host does not let packets in there")
 	}

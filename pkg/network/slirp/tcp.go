@@ -33,15 +33,16 @@ const giveUpGrace = 3 * time.Second
 // to no connection, gVisor's forwarder starts a goroutine, which
 //
 //  1. asks the egress where the connection goes: nowhere is a reset;
-//  2. connects a socket of the host: refused and unreachable is a reset, no
-//     answer is none; it gives up when the namespace has (a reset, or no more
-//     SYNs);
+//  2. connects a socket of the host: refused is a reset, unreachable an ICMP
+//     error (unreachable.go), no answer is none; it gives up when the namespace
+//     has (a reset, or no more SYNs);
 //  3. completes the handshake with the namespace;
 //  4. hands both ends to a loop, and ends.
 type tcpForwarder struct {
 	egress    *egress
 	dns       *dnsForwarder
 	loops     []*loop
+	writer    *datagramWriter // of ICMP errors
 	forwarder *tcp.Forwarder
 
 	ctx    context.Context
@@ -54,22 +55,42 @@ type tcpForwarder struct {
 }
 
 // newTCPForwarder makes s hand over its SYNs. close and wait end it.
-func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop) *tcpForwarder {
-	t := &tcpForwarder{egress: e, dns: d, loops: loops, dials: make(map[stack.TransportEndpointID]*dial)}
+func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter) *tcpForwarder {
+	t := &tcpForwarder{egress: e, dns: d, loops: loops, writer: w, dials: make(map[stack.TransportEndpointID]*dial)}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.forwarder = tcp.NewForwarder(s, defaultTCPBuffer, maxDials, t.handle)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.handlePacket)
 	return t
 }
 
-// handlePacket gets the segments that belong to no connection. It tells a dial
-// of the SYNs and resets of its connection.
+// handlePacket gets the segments that belong to no connection. A SYN begins a
+// dial, of which the forwarder calls handle; the dial is told of the SYNs and
+// resets of its connection.
 func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	if tcp := header.TCP(pkt.TransportHeader().Slice()); len(tcp) >= header.TCPMinimumSize {
+		flags := tcp.Flags()
 		t.mu.Lock()
 		d := t.dials[id]
+		begins := d == nil && flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
+		if begins {
+			if t.closed || len(t.dials) >= maxDials {
+				t.mu.Unlock()
+				return true
+			}
+			d = newDial(t.ctx, tcp, pkt)
+			t.dials[id] = d
+			t.running.Add(1)
+		}
 		t.mu.Unlock()
-		switch flags := tcp.Flags(); {
+		switch {
+		case begins:
+			// The forwarder has no more under way than we have, so it takes every
+			// SYN that is sound.
+			if !t.forwarder.HandlePacket(id, pkt) {
+				t.finish(id, d)
+				return false
+			}
+			return true
 		case d == nil:
 		case flags.Contains(header.TCPFlagRst):
 			d.cancel()
@@ -83,17 +104,15 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 
 // handle sets up one connection.
 func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
-	d := t.begin(req.ID())
-	if d == nil {
-		req.Complete(false)
-		return
-	}
-	defer t.finish(req.ID(), d)
-
 	id := req.ID()
+	t.mu.Lock()
+	d := t.dials[id]
+	t.mu.Unlock()
+	defer t.finish(id, d)
+
 	fd, l, err := t.connect(d, netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort))
 	if err != nil {
-		req.Complete(answersReset(err))
+		req.Complete(t.refuse(d, id, err))
 		return
 	}
 	queue := new(waiter.Queue)
@@ -110,10 +129,20 @@ func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
 	_ = startRelay(l, ep, queue, fd)
 }
 
-// answersReset says whether a failed dial is answered. Silence is passed on as
-// silence, and a namespace that gave up needs no answer.
-func answersReset(err error) bool {
-	return !errors.Is(err, unix.ETIMEDOUT) && !errors.Is(err, context.Canceled) && !errors.Is(err, errStopped)
+// refuse answers for a dial that failed. It is true where a reset is the answer.
+// Silence is passed on as silence, and a namespace that gave up needs no answer.
+func (t *tcpForwarder) refuse(d *dial, id stack.TransportEndpointID, err error) bool {
+	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
+		return false
+	}
+	e, ok := unreachable(err, d.ipv6)
+	if !ok || errors.Is(err, unix.ECONNREFUSED) {
+		return true
+	}
+	out := outgoing{src: fromAddress(id.RemoteAddress), dst: fromAddress(id.LocalAddress), proto: header.TCPProtocolNumber, ttl: d.ttl}
+	q := quoteHeaders(&out, &d.head, nil)
+	t.writer.writeError(d.mac, e, &q)
+	return false
 }
 
 // configureEndpoint sets the options of the namespace's side.
@@ -171,19 +200,6 @@ func (t *tcpForwarder) dialHost(d *dial, to netip.AddrPort, timeout time.Duratio
 		return -1, nil, err
 	}
 	return fd, l, nil
-}
-
-// begin registers a dial; it is nil when the forwarder is closed.
-func (t *tcpForwarder) begin(id stack.TransportEndpointID) *dial {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return nil
-	}
-	d := newDial(t.ctx)
-	t.dials[id] = d
-	t.running.Add(1)
-	return d
 }
 
 // finish ends a dial.

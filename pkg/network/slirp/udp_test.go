@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,8 +110,8 @@ func TestUDPAnswersOfStrangersStayOutside(t *testing.T) {
 	testenv.Until(t, "the stranger's datagrams to be dropped", func() bool { return r.e.udp.dropped.Load() == 3 })
 }
 
-// A port without a listener answers with an ICMP error, which must not end the
-// flow: the listener may come later.
+// A port without a listener answers with an ICMP error, which the namespace's
+// socket learns of, and which must not end the flow: the listener may come later.
 func TestUDPFlowSurvivesAPortThatIsClosed(t *testing.T) {
 	r := newRig(t, rigOptions{Options: all})
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -120,12 +121,18 @@ func TestUDPFlowSurvivesAPortThatIsClosed(t *testing.T) {
 	at := c.LocalAddr().(*net.UDPAddr).AddrPort()
 	c.Close()
 	guest := r.dialUDP(r.gateway(at))
-	for range 3 {
-		guest.Write([]byte("anybody?"))
+	testenv.Until(t, "the socket to be told that it is refused", func() bool {
+		_, err := guest.Write([]byte("anybody?"))
+		return err != nil && strings.Contains(err.Error(), "refused")
+	})
+	if n := len(flowsOf(r.e.udp)); n != 1 {
+		t.Fatalf("%d flows, want 1", n)
 	}
-	testenv.Until(t, "the flow", func() bool { return len(flowsOf(r.e.udp)) == 1 })
 	listenUDP(t, at.String(), echoUDP)
-	guest.Write([]byte("hello"))
+	testenv.Until(t, "the socket to send again", func() bool {
+		_, err := guest.Write([]byte("hello"))
+		return err == nil
+	})
 	buf := make([]byte, 20)
 	for {
 		n, err := guest.Read(buf)
@@ -246,7 +253,7 @@ func TestUDPSegmentsAreDatagrams(t *testing.T) {
 	// And one by one, where the host does not take them as one.
 	f := flowsOf(r.e.udp)[0]
 	d := &datagram{payload: []byte("aaaabbbbcc"), segment: 4}
-	if errno := sendSegments(f.session.fd, d, f.to); errno != 0 {
+	if _, errno := f.session.sendSegments(d, f.to); errno != 0 {
 		t.Fatal(errno)
 	}
 	for _, want := range []string{"aaaa", "bbbb", "cc"} {
@@ -254,7 +261,8 @@ func TestUDPSegmentsAreDatagrams(t *testing.T) {
 			t.Errorf("got %q, want %q", msg, want)
 		}
 	}
-	if d.payload = make([]byte, 65000); sendSegments(f.session.fd, d, f.to) != unix.EMSGSIZE {
+	d.payload = make([]byte, 65000)
+	if _, errno := f.session.sendSegments(d, f.to); errno != unix.EMSGSIZE {
 		t.Error("more segments were sent than Linux allows")
 	}
 }

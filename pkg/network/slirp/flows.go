@@ -1,0 +1,507 @@
+package slirp
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+)
+
+// flowTable holds the flows of a protocol that knows no connections: UDP, or echo
+// by ICMP.
+//
+// A session is a socket of the host, one for each address and port of the
+// namespace that sends, whatever it sends to, so that the outside sees one
+// address and port for it (endpoint-independent mapping, RFC 4787 REQ-1). It is
+// not connected, so an ICMP error cannot make it fail. A flow is a session and
+// one remote address. A session ends with its last flow.
+//
+// Where flows are too many, or descriptors too few, the least recently used flow
+// makes room. Idle ones end by one timer for all, which runs while there are any.
+//
+// Of the socket's error queue comes what its datagrams met on their way
+// (unreachable.go).
+type flowTable struct {
+	carrier carrier
+	egress  *egress
+	loops   []*loop
+	writer  *datagramWriter
+
+	mu       sync.Mutex // guards all below, and the fields of sessions and flows
+	sessions map[netip.AddrPort]*session
+	flows    map[flowKey]*flow
+	idle     [2]flowList // short and long, each in order of use
+	timer    *time.Timer // runs while there are flows
+	due      time.Time   // when timer fires
+	closed   bool
+	limit    int
+
+	// peers has the sessions count their remote addresses.
+	peers bool
+
+	// evicted counts flows that made room for others, refused datagrams that
+	// the egress did not let out, dropped those that the host did not take or
+	// that came in without a flow, told the ICMP errors for the namespace.
+	evicted, refused, dropped, told atomic.Uint64
+}
+
+// carrier is the protocol of a table.
+type carrier interface {
+	// socket makes a socket of the host for an address of the namespace.
+	socket(guest netip.AddrPort) (int, error)
+
+	// short says whether a flow to an address is over after seconds.
+	short(remote netip.AddrPort) bool
+
+	// reply brings a datagram from outside to the namespace, if it was asked for.
+	// ttl is what it came with, 0 where that is not known.
+	reply(s *session, from netip.AddrPort, payload []byte, ttl uint8)
+
+	// quote is a datagram of the namespace, of whose payload, as the socket was
+	// given it, some is known. It puts the protocol into out.
+	quote(out *outgoing, guest, remote netip.AddrPort, payload []byte) quotation
+}
+
+// flowKey is a flow as the namespace sees it.
+type flowKey struct{ guest, remote netip.AddrPort }
+
+// flow is a conversation with one remote address.
+type flow struct {
+	key     flowKey
+	to      netip.AddrPort // the remote address as the host sees it
+	session *session
+	used    time.Time
+	list    *flowList
+	flowLinks
+}
+
+// session is a socket of the host.
+type session struct {
+	table *flowTable
+	loop  *loop
+	guest netip.AddrPort
+	mac   macAddr
+	fd    int
+	flows int
+	peers map[netip.Addr]int // flows of each remote address; nil where the table does not ask
+
+	// path is what the socket is set to. It belongs to the goroutine that reads
+	// frames.
+	path path
+
+	notices sync.Mutex // held while the error queue is read; guards mtu
+	mtu     uint32     // of the last path that did not take a datagram
+
+	// users are the table and each call that sends or receives.
+	users users
+}
+
+// path is what the namespace wants of the way of a datagram. The zero value is
+// none that a datagram has.
+type path struct {
+	ttl   uint8 // on the host's side, less one hop already
+	whole bool  // not to be fragmented
+}
+
+func newFlowTable(c carrier, e *egress, loops []*loop, w *datagramWriter, limit int, short, long time.Duration) *flowTable {
+	return &flowTable{
+		carrier:  c,
+		egress:   e,
+		loops:    loops,
+		writer:   w,
+		sessions: make(map[netip.AddrPort]*session),
+		flows:    make(map[flowKey]*flow),
+		idle:     [2]flowList{{idle: short}, {idle: long}},
+		limit:    limit,
+	}
+}
+
+// errRefused says that a datagram is not let out.
+var errRefused = errors.New("refused")
+
+// acquire finds or makes the flow of a datagram. The caller releases its session.
+func (t *flowTable) acquire(d *datagram) (*flow, error) {
+	key := flowKey{d.src, d.dst}
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flows[key]
+	if f == nil {
+		to, ok := t.egress.destination(d.dst)
+		if !ok {
+			return nil, errRefused
+		}
+		var err error
+		if f, err = t.open(key, to); err != nil {
+			return nil, err
+		}
+	}
+	t.touch(f, now)
+	f.session.mac = d.mac
+	f.session.users.enter() // the table's use keeps it open
+	return f, nil
+}
+
+// open makes a flow, and its session where it is the first.
+func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
+	if t.closed {
+		return nil, errStopped
+	}
+	for len(t.flows) >= t.limit {
+		t.evict()
+	}
+	s := t.sessions[key.guest]
+	if s == nil {
+		var err error
+		s, err = t.openSession(key.guest)
+		// Without descriptors, the least recently used flow has to give its own.
+		for len(t.flows) > 0 && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) {
+			t.evict()
+			s, err = t.openSession(key.guest)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	f := &flow{key: key, to: to, session: s, list: &t.idle[1]}
+	if t.carrier.short(key.remote) {
+		f.list = &t.idle[0]
+	}
+	s.flows++
+	if s.peers != nil {
+		s.peers[key.remote.Addr()]++
+	}
+	t.flows[key] = f
+	f.list.pushBack(f)
+	t.wakeIn(f.list.idle)
+	return f, nil
+}
+
+// wakeIn has expire called in d at the latest.
+func (t *flowTable) wakeIn(d time.Duration) {
+	due := time.Now().Add(d)
+	switch {
+	case t.timer == nil:
+		t.timer = time.AfterFunc(d, t.expire)
+	case due.Before(t.due):
+		t.timer.Reset(d)
+	default:
+		return
+	}
+	t.due = due
+}
+
+// openSession makes the socket for an address of the namespace.
+func (t *flowTable) openSession(guest netip.AddrPort) (*session, error) {
+	fd, err := t.carrier.socket(guest)
+	if err != nil {
+		return nil, err
+	}
+	if err := linux.AskForErrors(fd, guest.Addr().Is6()); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	s := &session{table: t, loop: t.loops[fd%len(t.loops)], guest: guest, fd: fd}
+	if t.peers {
+		s.peers = make(map[netip.Addr]int)
+	}
+	s.users.open()
+	if err := s.loop.watch(fd, unix.EPOLLIN, s); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	t.sessions[guest] = s
+	return s, nil
+}
+
+// touch notes that a flow is in use.
+func (t *flowTable) touch(f *flow, now time.Time) {
+	f.used = now
+	f.list.moveToBack(f)
+}
+
+// evict ends the flow that was used least recently.
+func (t *flowTable) evict() {
+	oldest := t.idle[0].front
+	if other := t.idle[1].front; oldest == nil || other != nil && other.used.Before(oldest.used) {
+		oldest = other
+	}
+	t.evicted.Add(1)
+	t.end(oldest)
+}
+
+// end ends a flow, and its session with the last one.
+func (t *flowTable) end(f *flow) {
+	f.list.remove(f)
+	delete(t.flows, f.key)
+	s := f.session
+	if s.flows--; s.flows == 0 {
+		delete(t.sessions, s.guest)
+		s.release()
+		return
+	}
+	if s.peers != nil {
+		peer := f.key.remote.Addr()
+		if s.peers[peer]--; s.peers[peer] == 0 {
+			delete(s.peers, peer)
+		}
+	}
+}
+
+// expire ends the flows that were idle for too long.
+func (t *flowTable) expire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	now := time.Now()
+	var next time.Duration
+	for i := range t.idle {
+		l := &t.idle[i]
+		for l.front != nil && now.Sub(l.front.used) >= l.idle {
+			t.end(l.front)
+		}
+		if l.front != nil {
+			if wait := l.idle - now.Sub(l.front.used); next == 0 || wait < next {
+				next = wait
+			}
+		}
+	}
+	if next == 0 {
+		t.timer = nil
+		return
+	}
+	t.timer.Reset(next)
+	t.due = now.Add(next)
+}
+
+// close ends all flows.
+func (t *flowTable) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	for _, f := range t.flows {
+		t.end(f)
+	}
+}
+
+// fairBatches is how many batches of one session are received before the others
+// of the loop get their turn. Sessions are watched level-triggered.
+const fairBatches = 4
+
+// hostEvent implements watcher: it brings replies and errors to the namespace.
+func (s *session) hostEvent(l *loop, events uint32) {
+	if !s.users.enter() {
+		return
+	}
+	defer s.release()
+	if events&unix.EPOLLERR != 0 {
+		s.readNotices()
+	}
+	batch := l.receiveBuffers()
+	for range fairBatches {
+		// An error that was queued on the socket is taken with this. What is
+		// left comes with the next event.
+		n, err := batch.Receive(s.fd)
+		if err != nil {
+			return
+		}
+		for i := range n {
+			from := batch.Arrival(i).Peer
+			s.table.carrier.reply(s, netip.AddrPortFrom(from.Addr, from.Port), batch.Data(i), batch.TTL(i))
+		}
+		if n < datagramBatch {
+			return
+		}
+	}
+}
+
+// abort implements watcher. The table's close ends its sessions.
+func (s *session) abort() {}
+
+// release gives up the use of the socket.
+func (s *session) release() {
+	if s.users.leave() {
+		s.loop.forget(s.fd)
+		unix.Close(s.fd)
+	}
+}
+
+// answered says where a datagram from outside goes in the namespace, if it was
+// asked for: with a flow to its very source, or with one that accept takes for
+// enough.
+func (t *flowTable) answered(s *session, remote netip.AddrPort, accept func(*session, netip.AddrPort) bool) (macAddr, bool) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flows[flowKey{s.guest, remote}]
+	switch {
+	case f != nil && f.session == s:
+		t.touch(f, now)
+	case s.flows == 0 || accept == nil || !accept(s, remote):
+		t.dropped.Add(1)
+		return macAddr{}, false
+	}
+	return s.mac, true
+}
+
+// send sends a datagram of a flow, and tells the namespace what keeps it from
+// leaving.
+func (s *session) send(d *datagram, to netip.AddrPort) {
+	if !s.setPath(path{d.ttl - 1, d.whole}) {
+		s.table.dropped.Add(1)
+		return
+	}
+	payload, errno := d.payload, s.transmit(d.payload, to, d.segment)
+	if errno != 0 && d.segment != 0 {
+		payload, errno = s.sendSegments(d, to)
+	}
+	if errno == 0 {
+		return
+	}
+	s.table.dropped.Add(1)
+	var e icmpError
+	var ok bool
+	ipv6 := to.Addr().Is6()
+	if errno == unix.EMSGSIZE {
+		// The path's MTU is in the error queue.
+		s.readNotices()
+		s.notices.Lock()
+		e, ok = tooBig(s.mtu, ipv6), s.mtu != 0 && d.whole
+		s.notices.Unlock()
+	} else {
+		e, ok = unreachable(errno, ipv6)
+	}
+	if ok {
+		s.table.tell(d.mac, e, flowKey{d.src, d.dst}, payload, d.ttl)
+	}
+}
+
+// setPath has the socket send as p says.
+func (s *session) setPath(p path) bool {
+	if s.path == p {
+		return true
+	}
+	if err := linux.SetPath(s.fd, s.guest.Addr().Is6(), p.ttl, p.whole); err != nil {
+		return false
+	}
+	s.path = p
+	return true
+}
+
+// transmit sends a payload, cut into datagrams of segment bytes where that is not
+// 0.
+func (s *session) transmit(payload []byte, to netip.AddrPort, segment uint16) unix.Errno {
+	errno := sendDatagram(s.fd, payload, to, segment)
+	switch errno {
+	case 0, unix.EAGAIN, unix.EMSGSIZE, unix.ENOBUFS, unix.EINVAL:
+		return errno
+	}
+	// A call tells first of an error that came for an earlier datagram, perhaps to
+	// somebody else. Only what comes twice is about this one.
+	return sendDatagram(s.fd, payload, to, segment)
+}
+
+// maxSegments is how many datagrams Linux lets a program send as one
+// (UDP_MAX_SEGMENTS).
+const maxSegments = 128
+
+// sendSegments sends the datagrams one by one, for a path on the host's side that
+// does not take them as one: its MTU may be smaller than the namespace's. It
+// returns the one that it does not take either.
+func (s *session) sendSegments(d *datagram, to netip.AddrPort) ([]byte, unix.Errno) {
+	if len(d.payload) > maxSegments*int(d.segment) {
+		return d.payload, unix.EMSGSIZE
+	}
+	for segment := range slices.Chunk(d.payload, int(d.segment)) {
+		if errno := s.transmit(segment, to, 0); errno != 0 {
+			return segment, errno
+		}
+	}
+	return nil, 0
+}
+
+// sendDatagram sends a payload, cut into datagrams of segment bytes where that is
+// not 0.
+func sendDatagram(fd int, payload []byte, to netip.AddrPort, segment uint16) unix.Errno {
+	var iovs [1]unix.Iovec
+	if len(payload) > 0 {
+		iovs[0].Base = &payload[0]
+		iovs[0].SetLen(len(payload))
+	}
+	return linux.SendToNonblock(fd, iovs[:], to, segment)
+}
+
+// fairNotices is how many entries of a session's error queue are read before the
+// others of the loop get their turn.
+const fairNotices = 64
+
+// noticeBuffers hold what came back of a datagram. A quotation has room for no
+// more.
+var noticeBuffers = sync.Pool{New: func() any { return new([maxErrorIPv6]byte) }}
+
+// readNotices tells the namespace of what is in the socket's error queue.
+func (s *session) readNotices() {
+	buf := noticeBuffers.Get().(*[maxErrorIPv6]byte)
+	defer noticeBuffers.Put(buf)
+	s.notices.Lock()
+	defer s.notices.Unlock()
+	for range fairNotices {
+		n, errno := linux.ReceiveNotice(s.fd, buf[:])
+		if errno != 0 {
+			return
+		}
+		if n.Errno == unix.EMSGSIZE && !n.ICMP {
+			s.mtu = n.Info // the sender has the datagram, and tells
+			continue
+		}
+		s.notice(&n, buf[:n.Len])
+	}
+}
+
+// notice tells the namespace of one.
+func (s *session) notice(n *linux.Notice, payload []byte) {
+	t := s.table
+	remote := t.egress.source(netip.AddrPortFrom(n.Peer.Addr, n.Peer.Port))
+	t.mu.Lock()
+	f := t.flows[flowKey{s.guest, remote}]
+	mac := s.mac
+	t.mu.Unlock()
+	if f == nil {
+		return
+	}
+	var from netip.Addr
+	if n.Offender.IsValid() {
+		from = t.egress.source(netip.AddrPortFrom(n.Offender, 0)).Addr()
+	}
+	if e, ok := passedOn(n, from, remote.Addr().Is6()); ok {
+		t.tell(mac, e, f.key, payload, 1)
+	}
+}
+
+// undeliverable tells the namespace why there is no flow for its datagram.
+func (t *flowTable) undeliverable(d *datagram, err error) {
+	t.dropped.Add(1)
+	if e, ok := unreachable(err, d.dst.Addr().Is6()); ok {
+		t.tell(d.mac, e, flowKey{d.src, d.dst}, d.payload, d.ttl)
+	}
+}
+
+// tell sends an ICMP error about a datagram of the namespace, which was on its
+// way with ttl.
+func (t *flowTable) tell(mac macAddr, e icmpError, key flowKey, payload []byte, ttl uint8) {
+	out := outgoing{src: key.guest.Addr(), dst: key.remote.Addr(), ttl: ttl}
+	q := t.carrier.quote(&out, key.guest, key.remote, payload)
+	t.told.Add(1)
+	t.writer.writeError(mac, e, &q)
+}
