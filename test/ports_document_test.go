@@ -1,0 +1,104 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// example is a command of a document, and what it shows of its output. "..."
+// there stands for anything within a line.
+type example struct {
+	line    int
+	command string
+	want    string
+}
+
+// readExamples reads the console sessions of a document.
+func readExamples(t *testing.T, path string) []example {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var examples []example
+	console, n := false, 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		command, isCommand := strings.CutPrefix(line, "$ ")
+		switch {
+		case strings.HasPrefix(line, "```"):
+			console = line == "```console\n"
+		case !console:
+		case isCommand:
+			examples = append(examples, example{n, strings.TrimSpace(command), ""})
+		case len(examples) == 0:
+			t.Fatalf("%s:%d: output before a command", path, n)
+		default:
+			examples[len(examples)-1].want += line
+		}
+	}
+	return examples
+}
+
+// session is a shell script that runs the examples one after the other, each
+// announced by a mark. What was started in the background is waited for until
+// it serves, which people do without a thought.
+func session(examples []example) string {
+	var b strings.Builder
+	b.WriteString("exec 2>&1\n")
+	for i, e := range examples {
+		rest, background := strings.CutSuffix(e.command, "&")
+		if background { // its words are its own
+			e.command = rest + ">/dev/null 2>&1 &"
+		}
+		fmt.Fprintf(&b, "echo '#%d'\n%s\n", i, e.command)
+		switch {
+		case !background:
+		case strings.HasPrefix(rest, "gatekit"):
+			b.WriteString("until gatectl info >/dev/null 2>&1; do sleep 0.02; done\n")
+		case strings.Contains(rest, "exec"):
+			port := regexp.MustCompile(`(\d+) $`).FindString(rest)
+			fmt.Fprintf(&b, "until gatectl exec ss -tlnH 'sport = %s' | grep -q LISTEN; do sleep 0.02; done; sleep 0.6\n", port)
+		default:
+			b.WriteString("until ss -tlnpH | grep -q pid=$!,; do sleep 0.02; done\n")
+		}
+	}
+	b.WriteString("echo '#end'\nkill $(jobs -p) 2>/dev/null; wait\n")
+	return b.String()
+}
+
+func TestTheExamplesOfThePortsDocument(t *testing.T) {
+	const path = "../docs/ports.md"
+	examples := readExamples(t, path)
+	if len(examples) < 20 {
+		t.Fatalf("%s has %d examples: are they read right?", path, len(examples))
+	}
+	s := newSite(t)
+	cmd := s.Command("bash", "-s")
+	cmd.Stdin = strings.NewReader(session(examples))
+	p := s.Start(t, cmd)
+	testenv.Until(t, "the end of the session", func() bool { return strings.Contains(p.Stdout(), "#end\n") || !p.Running() })
+	p.Wait(t)
+	rest := p.Stdout()
+	for i, e := range examples {
+		_, after, ok := strings.Cut(rest, fmt.Sprintf("#%d\n", i))
+		next := fmt.Sprintf("#%d\n", i+1)
+		if i == len(examples)-1 {
+			next = "#end\n"
+		}
+		got, _, found := strings.Cut(after, next)
+		if !ok || !found {
+			t.Fatalf("%s:%d: %s: the session ended:\n%s", path, e.line, e.command, p.Stdout())
+		}
+		rest = after
+		pattern := "^" + strings.ReplaceAll(regexp.QuoteMeta(e.want), `\.\.\.`, ".*") + "$"
+		if !regexp.MustCompile(pattern).MatchString(got) {
+			t.Errorf("%s:%d: %s\nprints %q\nwant   %q", path, e.line, e.command, got, e.want)
+		}
+	}
+}
