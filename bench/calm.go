@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatekit/gatekit/bench/meter"
@@ -87,7 +88,7 @@ func watchStrangers(ctx context.Context) <-chan []string {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		told <- []string{fmt.Sprintf("%d other processes were busy meanwhile: %v", len(names), slices.Compact(names))}
+		told <- []string{"other processes were busy meanwhile: " + strings.Join(slices.Compact(names), ", ")}
 	}()
 	return told
 }

@@ -66,6 +66,9 @@ func awaitAgent(ctx context.Context, l *agent.Listener, p *site.Process) (*agent
 func (b *bench) work(mtu int, forwards bool, command ...string) gates.Work {
 	b.agents++
 	w := gates.Work{MTU: mtu, Command: command, StateDir: b.site.Path("run", fmt.Sprintf("gate-%d", b.agents))}
+	if u := b.site.User; u.Few() {
+		w.IDs = gates.IDs{User: u.ID, First: u.First, Size: u.Size}
+	}
 	if !forwards {
 		return w
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/gatekit/gatekit/bench/agent"
@@ -182,10 +183,11 @@ func (b *bench) add(row string, figure float64) {
 
 // fail notes that there are no figures of the subject for these rows.
 func (b *bench) fail(err error, rows ...string) {
-	fmt.Fprintf(os.Stderr, "bench: %s, %v: %v\n", b.subject, rows, err)
+	reason := strings.ReplaceAll(err.Error(), "\n", "; ")
+	fmt.Fprintf(os.Stderr, "bench: %s, %v: %v\n", b.subject, rows, reason)
 	for _, row := range rows {
 		if b.wants(row) {
-			b.results.Failures = append(b.results.Failures, report.Failure{Row: row, Subject: b.subject, Round: b.round, Reason: err.Error()})
+			b.results.Failures = append(b.results.Failures, report.Failure{Row: row, Subject: b.subject, Round: b.round, Reason: reason})
 		}
 	}
 }

@@ -82,8 +82,11 @@ func (l *Listener) Accept(ctx context.Context) (*Agent, error) {
 	if !stop() {
 		_ = l.unix.SetDeadline(time.Time{})
 	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
-		return nil, errors.Join(context.Cause(ctx), err)
+		return nil, err
 	}
 	pid, err := peerPID(conn)
 	if err != nil {

@@ -50,9 +50,16 @@ type Work struct {
 	// StateDir is a directory that does not exist yet, for gates that want one.
 	StateDir string
 
+	// IDs are those to map, where the user has fewer than gatekit takes by
+	// itself. The zero value leaves that to the gate.
+	IDs IDs
+
 	// Command is run inside.
 	Command []string
 }
+
+// IDs are a user (and group) and its subordinate range.
+type IDs struct{ User, First, Size int }
 
 // Gate is one that can be started.
 type Gate struct {
@@ -134,6 +141,11 @@ func parseVersion(out string) string {
 
 func gatekit(program string, w Work) []string {
 	args := []string{program, "--net=slirp", "--mtu=" + strconv.Itoa(w.MTU), "--state-dir=" + w.StateDir}
+	if w.IDs != (IDs{}) {
+		for _, flag := range []string{"--uidmap=", "--gidmap="} {
+			args = append(args, fmt.Sprintf("%s0:%d:1", flag, w.IDs.User), fmt.Sprintf("%s1:%d:%d", flag, w.IDs.First, w.IDs.Size))
+		}
+	}
 	for _, f := range w.Forwards {
 		args = append(args, "--publish="+f.spec())
 	}

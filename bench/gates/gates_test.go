@@ -56,11 +56,14 @@ func TestEveryGateIsGivenTheSameWork(t *testing.T) {
 		},
 		Command: []string{"true", "--flag"},
 	}
+	few := Work{MTU: 9000, StateDir: "/state", IDs: IDs{1000, 2000, 500}, Command: []string{"true"}}
 	for _, c := range []struct {
 		name string
 		got  []string
 		want string
 	}{
+		{"gatekit of a user with few ids", gatekit("gatekit", few),
+			"gatekit --net=slirp --mtu=9000 --state-dir=/state --uidmap=0:1000:1 --uidmap=1:2000:500 --gidmap=0:1000:1 --gidmap=1:2000:500 true"},
 		{"gatekit", gatekit("gatekit", work),
 			"gatekit --net=slirp --mtu=1500 --state-dir=/state --publish=0.0.0.0:8000:7000/tcp --publish=127.0.0.1:8001:7001/udp true --flag"},
 		{"slirp4netns", slirp4netns("rootlesskit", "slirp4netns", work),

@@ -58,8 +58,8 @@ func (r *Results) Markdown(charts []Chart) string {
 // targets writes the table of targets, and the shortfalls as sentences.
 func (r *Results) targets(b *strings.Builder) {
 	b.WriteString("| | wanted | reached | |\n|---|---|---|---|\n")
-	var short, unknown []string
-	met := 0
+	var short []string
+	met, unknown := 0, 0
 	for _, t := range Targets() {
 		v := r.Judge(t)
 		name := v.row.Title
@@ -68,8 +68,8 @@ func (r *Results) targets(b *strings.Builder) {
 		}
 		switch {
 		case !v.Known:
-			unknown = append(unknown, fmt.Sprintf("%s (%s)", name, v.Reason))
-			fmt.Fprintf(b, "| %s | %s | not known | |\n", name, v.wanted())
+			unknown++
+			fmt.Fprintf(b, "| %s | %s | not known | %s |\n", name, v.wanted(), v.Reason)
 		case v.Met():
 			met++
 			fmt.Fprintf(b, "| %s | %s | %s | met |\n", name, v.wanted(), v.reached())
@@ -78,16 +78,12 @@ func (r *Results) targets(b *strings.Builder) {
 			fmt.Fprintf(b, "| %s | %s | %s | **falls short** |\n", name, v.wanted(), v.reached())
 		}
 	}
-	fmt.Fprintf(b, "\n%d of %d targets are met.", met, len(Targets()))
+	fmt.Fprintf(b, "\n%d of %d targets are met, %d are not known for lack of a figure.", met, len(Targets()), unknown)
 	if len(short) > 0 {
 		fmt.Fprintf(b, " gatekit falls short of %d:\n", len(short))
 		for _, s := range short {
 			fmt.Fprintf(b, "\n- %s.", s)
 		}
-		b.WriteString("\n")
-	}
-	if len(unknown) > 0 {
-		fmt.Fprintf(b, "\nNot known for lack of a figure: %s.", strings.Join(unknown, "; "))
 	}
 	b.WriteString("\n")
 }

@@ -60,7 +60,7 @@ func (s *Site) Start(where Where, args ...string) (*Process, error) {
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true,
-		Credential: &syscall.Credential{Uid: uint32(s.uid), Gid: uint32(s.uid)},
+		Credential: &syscall.Credential{Uid: uint32(s.User.ID), Gid: uint32(s.User.ID)},
 	}
 	p.cmd.WaitDelay = time.Second
 	start := p.cmd.Start

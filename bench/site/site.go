@@ -12,20 +12,28 @@ import (
 
 // Site is the place where a benchmark runs, seen from inside.
 type Site struct {
+	// User is the unprivileged user, as which everything is started.
+	User User
+
 	dir     string
-	uid     int
 	outside *thread
 }
 
-// ids are those of the unprivileged user and its subordinate range: far from those
-// of real users where root makes the site, and within the usual 65536 where a user
-// does.
-type ids struct{ user, first, size int }
+// User is the unprivileged user of a site: the number of it and of its group, and
+// its subordinate range, of users and groups alike.
+type User struct{ ID, First, Size int }
 
+// Where root makes the site, the numbers are far from those of real users. A user
+// has 65536 in all, so that the range inside is smaller than what gates like.
 var (
-	idsOfRoot = ids{user: 1_950_000_000, first: 1_951_000_000, size: 1 << 16}
-	idsOfUser = ids{user: 1000, first: 2000, size: 60_000}
+	userOfRoot = User{ID: 1_950_000_000, First: 1_951_000_000, Size: fullRange}
+	userOfUser = User{ID: 1000, First: 2000, Size: 60_000}
 )
+
+const fullRange = 1 << 16
+
+// Few reports whether the subordinate range is smaller than the usual one.
+func (u User) Few() bool { return u.Size < fullRange }
 
 // Open makes the site: to be called once, by the program that Enter started, with
 // the directory that Enter was given.
@@ -41,12 +49,12 @@ func Open(dir string) (*Site, error) {
 		return nil, err
 	}
 	s := &Site{dir: dir}
-	user := idsOfUser
+	user := userOfUser
 	furnish := s.furnishUnderGatekit
 	if direct {
-		user, furnish = idsOfRoot, s.furnishDirectly
+		user, furnish = userOfRoot, s.furnishDirectly
 	}
-	s.uid = user.user
+	s.User = user
 	if err := furnish(); err != nil {
 		return nil, err
 	}
@@ -97,6 +105,13 @@ func (s *Site) furnishDirectly() error {
 	if err := mount("overlay", "/etc", layers); err != nil {
 		return err
 	}
+	err := writeEtc(map[string]string{
+		"hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+		"resolv.conf": "nameserver 192.0.2.53\n", // nobody asks it
+	})
+	if err != nil {
+		return err
+	}
 	node := s.Path("tun")
 	if err := unix.Mknod(node, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
 		return fmt.Errorf("mknod %s: %w", node, err)
@@ -109,7 +124,8 @@ func (s *Site) furnishDirectly() error {
 
 // furnishUnderGatekit gives a site in a user namespace what gates inside need to
 // write id maps: the set-uid bits of the machine's programs mean nothing here, so
-// copies that belong to this namespace's root are laid over them.
+// copies that belong to this namespace's root are laid over them. gatekit has made
+// the rest.
 func (s *Site) furnishUnderGatekit() error {
 	for _, name := range []string{"newuidmap", "newgidmap"} {
 		program, err := lookPath(name)
@@ -132,16 +148,31 @@ func (s *Site) furnishUnderGatekit() error {
 
 // addUser writes the files of /etc that say who is who, with root and the
 // unprivileged user alone, and makes the user's directories.
-func (s *Site) addUser(u ids) error {
-	subids := fmt.Sprintf("ada:%d:%d\n", u.first, u.size)
-	for name, text := range map[string]string{
-		"passwd":      fmt.Sprintf("root:x:0:0::/root:/bin/sh\nada:x:%d:%d::%s:/bin/sh\n", u.user, u.user, s.Path("home")),
-		"group":       fmt.Sprintf("root:x:0:\nada:x:%d:\n", u.user),
-		"subuid":      subids,
-		"subgid":      subids,
-		"hosts":       "127.0.0.1 localhost\n::1 localhost\n",
-		"resolv.conf": "nameserver 192.0.2.53\n", // nobody asks it
-	} {
+func (s *Site) addUser(u User) error {
+	subids := fmt.Sprintf("ada:%d:%d\n", u.First, u.Size)
+	err := writeEtc(map[string]string{
+		"passwd": fmt.Sprintf("root:x:0:0::/root:/bin/sh\nada:x:%d:%d::%s:/bin/sh\n", u.ID, u.ID, s.Path("home")),
+		"group":  fmt.Sprintf("root:x:0:\nada:x:%d:\n", u.ID),
+		"subuid": subids,
+		"subgid": subids,
+	})
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{"home", "run", "tmp"} {
+		if err := os.Mkdir(s.Path(dir), 0o700); err != nil {
+			return err
+		}
+		if err := os.Chown(s.Path(dir), u.ID, u.ID); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(s.Path("bin"), 0o755)
+}
+
+// writeEtc replaces files of /etc, which may be links to files of the machine.
+func writeEtc(texts map[string]string) error {
+	for name, text := range texts {
 		path := filepath.Join("/etc", name)
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -153,15 +184,7 @@ func (s *Site) addUser(u ids) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"home", "run", "tmp"} {
-		if err := os.Mkdir(s.Path(dir), 0o700); err != nil {
-			return err
-		}
-		if err := os.Chown(s.Path(dir), u.user, u.user); err != nil {
-			return err
-		}
-	}
-	return os.Mkdir(s.Path("bin"), 0o755)
+	return nil
 }
 
 // Install copies a program to where the user can start it, and returns its path
