@@ -241,3 +241,17 @@ func scopedSockaddr(fd int, to netip.AddrPort) (unix.Sockaddr, error) {
 	sa.ZoneId = ifr.Uint32()
 	return sa, nil
 }
+
+// BindSource binds a socket of addr's family to addr, and leaves the port to the
+// time when it is connected, or sends (IP_BIND_ADDRESS_NO_PORT, ip(7)): two
+// connections to different hosts may share one.
+func BindSource(fd int, addr netip.Addr) error {
+	if err := setInts(fd, sockopt{unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}); err != nil {
+		return err
+	}
+	sa, err := scopedSockaddr(fd, netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, sa))
+}
