@@ -2,40 +2,51 @@ package slirp
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
 )
 
-// dnsForwarder answers on port 53 of the DNS address. It understands no more of
-// a message than its header: the query goes, byte for byte, from a socket of the
-// host to the upstreams in order, and the first good answer comes back, byte for
-// byte, whatever its type, extensions or truncation. An upstream on the host's
-// loopback (127.0.0.53) is reached like any other, because the sockets are the
-// host's.
+// dnsForwarder answers on port 53 of the DNS addresses, over UDP and TCP. It
+// understands no more of a message than its header: the query goes, byte for byte,
+// from a socket of the host to the upstreams in order, over what it came by, and
+// the first good answer comes back, byte for byte, whatever its type, extensions
+// or truncation. An upstream on the host's loopback (127.0.0.53) is reached like
+// any other, because the sockets are the host's.
 //
-// An upstream that does not answer in time, cannot be reached, or answers that it
-// cannot serve (SERVFAIL, REFUSED) is passed over for the next. When all are, the
-// namespace gets the first such answer, or a SERVFAIL of our own, so that its
-// resolver does not have to wait.
+//	query --- host.gatekit.internal? --- answer of our own
+//	  |
+//	  +-- for each attempt, for each upstream: --- good answer --- policy learns
+//	  |     no answer in time, no way, SERVFAIL or REFUSED: the next one
+//	  |
+//	  +-- the first SERVFAIL or REFUSED, or a SERVFAIL of our own
+//
+// All of that ends before the namespace's resolver stops waiting (schedule), also
+// over TCP.
 //
 // Each query has a goroutine and a socket of its own: the port is a fresh one,
-// which makes an answer harder to forge (RFC 5452). TCP is relayed as a stream
-// (tcpForwarder.connectDNS).
+// which makes an answer harder to forge (RFC 5452).
 type dnsForwarder struct {
 	servers []netip.AddrPort // our own addresses
+	own     ownNames
 	source  *upstreamSource
+	egress  *egress
 
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	slots   chan struct{} // one for each query under way
+	streams chan struct{} // one for each TCP connection
 
 	// dropped counts queries that found no slot.
 	dropped atomic.Uint64
@@ -43,27 +54,24 @@ type dnsForwarder struct {
 
 // maxQueries caps the queries under way; one more is dropped, and asked again by
 // the resolver.
-const maxQueries = 1024
-
-// queryBudget is how long all upstreams together have. The C library's resolver
-// waits five seconds for an answer.
-const queryBudget = 4500 * time.Millisecond
+const maxQueries = 4096
 
 // maxMessage is the size of the largest DNS message.
 const maxMessage = 65535
 
-// attemptTimeout returns how long one upstream of n has.
-func attemptTimeout(n int) time.Duration {
-	return max(500*time.Millisecond, min(2*time.Second, queryBudget/time.Duration(n)))
-}
-
 // newDNSForwarder returns the forwarder for the DNS addresses of the subnets.
 // close ends it.
-func newDNSForwarder(subnets [2]subnet, source *upstreamSource) *dnsForwarder {
-	d := &dnsForwarder{source: source, slots: make(chan struct{}, maxQueries)}
+func newDNSForwarder(subnets [2]subnet, source *upstreamSource, e *egress) *dnsForwarder {
+	d := &dnsForwarder{
+		source:  source,
+		egress:  e,
+		slots:   make(chan struct{}, maxQueries),
+		streams: make(chan struct{}, maxStreams),
+	}
 	for _, s := range subnets {
 		if s.enabled() {
 			d.servers = append(d.servers, netip.AddrPortFrom(s.dns, dnsPort))
+			d.own.gateways = append(d.own.gateways, s.gateway)
 		}
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -75,8 +83,8 @@ func (d *dnsForwarder) serves(a netip.AddrPort) bool {
 	return a.Port() == dnsPort && slices.Contains(d.servers, a)
 }
 
-// close cancels all queries and waits for them. query must not be called any
-// more.
+// close cancels all queries and waits for them. query and stream must not be
+// called any more.
 func (d *dnsForwarder) close() {
 	d.cancel()
 	d.running.Wait()
@@ -97,123 +105,138 @@ func (d *dnsForwarder) query(w *datagramWriter, q *datagram) {
 	from, to, mac, msg := q.dst, q.src, q.mac, slices.Clone(q.payload)
 	d.running.Go(func() {
 		defer func() { <-d.slots }()
-		if answer := d.exchange(msg); answer != nil {
+		answer, _ := d.exchange(msg, d.askUDP)
+		if answer != nil {
 			w.write(mac, from, to, answer)
 		}
 	})
 }
 
-// exchange returns the answer to a query, nil when the forwarder is closed.
-func (d *dnsForwarder) exchange(msg []byte) []byte {
-	ctx, cancel := context.WithTimeout(d.ctx, queryBudget)
-	defer cancel()
-	upstreams := d.source.upstreams()
-	timeout := attemptTimeout(len(upstreams))
-	var second []byte // best
-	for _, u := range upstreams {
-		answer, err := ask(ctx, u, msg, timeout)
-		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			continue
-		}
-		if h, _ := parseDNSHeader(answer); h.code != dnsmessage.RCodeServerFailure && h.code != dnsmessage.RCodeRefused {
-			return answer
-		}
-		if second == nil {
-			second = answer
-		}
+// asker sends a query to one upstream and returns the answer. more, where it is
+// not nil, is the connection that further messages of the answer come by.
+type asker func(ctx context.Context, upstream netip.AddrPort, msg []byte) (answer []byte, more net.Conn, err error)
+
+// exchange returns the answer to a query, nil when the forwarder is closed, and
+// what ask has it come by.
+func (d *dnsForwarder) exchange(msg []byte, ask asker) ([]byte, net.Conn) {
+	answer := d.own.answer(msg)
+	var more net.Conn
+	if answer == nil {
+		answer, more = d.askAll(msg, ask)
 	}
 	if d.ctx.Err() != nil {
-		return nil
+		if more != nil {
+			more.Close()
+		}
+		return nil, nil
 	}
-	if second == nil {
-		second = serverFailure(msg)
+	if answer == nil {
+		return serverFailure(msg), nil
 	}
-	return second
+	d.egress.policy.Learn(msg, answer)
+	return answer, more
 }
 
-// ask sends a query to one upstream and returns the answer.
-func ask(ctx context.Context, upstream netip.AddrPort, msg []byte, timeout time.Duration) ([]byte, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "udp", upstream.String())
+// askAll asks the upstreams until one has a good answer, and returns that, or the
+// first that is not good, or nil.
+func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn) {
+	s := d.source.schedule()
+	ctx, cancel := context.WithTimeout(d.ctx, s.budget)
+	defer cancel()
+	var second []byte // best
+	for range s.attempts {
+		silent := false
+		for _, u := range s.upstreams {
+			one, cancelOne := context.WithTimeout(ctx, s.timeout)
+			answer, more, err := ask(one, u, msg)
+			// A failure that is told at once would be told again.
+			silent = silent || errors.Is(one.Err(), context.DeadlineExceeded)
+			cancelOne()
+			switch h, _ := parseDNSHeader(answer); {
+			case ctx.Err() != nil && err != nil:
+				return second, nil
+			case err != nil:
+				continue
+			case h.code != dnsmessage.RCodeServerFailure && h.code != dnsmessage.RCodeRefused:
+				return answer, more
+			}
+			if more != nil {
+				more.Close()
+			}
+			if second == nil {
+				second = answer
+			}
+		}
+		if !silent {
+			break
+		}
+	}
+	return second, nil
+}
+
+// dial connects a socket of the host to an upstream. What is done with it ends
+// with ctx, until release is called.
+func (d *dnsForwarder) dial(ctx context.Context, network string, upstream netip.AddrPort) (conn net.Conn, release func() bool, err error) {
+	dialer := net.Dialer{KeepAlive: -1}
+	if d.egress.out.isSet() {
+		dialer.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if cerr := c.Control(func(fd uintptr) { err = d.egress.out.apply(int(fd), upstream.Addr()) }); cerr != nil {
+				return cerr
+			}
+			return err
+		}
+	}
+	if conn, err = dialer.DialContext(ctx, network, upstream.String()); err != nil {
+		return nil, nil, err
+	}
+	return conn, context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }), nil
+}
+
+// askUDP is an asker over UDP.
+func (d *dnsForwarder) askUDP(ctx context.Context, upstream netip.AddrPort, msg []byte) ([]byte, net.Conn, error) {
+	conn, release, err := d.dial(ctx, "udp", upstream)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	defer release()
+	if _, err := conn.Write(msg); err != nil {
+		return nil, nil, err
+	}
+	answer, err := receiveAnswer(conn.(*net.UDPConn), msg)
+	return answer, nil, err
+}
+
+// receiveAnswer waits for the answer to a query. It holds a buffer of the largest
+// size only while there is something to read.
+func receiveAnswer(conn *net.UDPConn, msg []byte) (answer []byte, err error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, err
-	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if _, err := conn.Write(msg); err != nil {
-		return nil, err
-	}
 	asked, _ := parseDNSHeader(msg)
-	buf := answerBuffers.Get().(*[maxMessage]byte)
-	defer answerBuffers.Put(buf)
-	for {
-		n, err := conn.Read(buf[:])
-		if err != nil {
-			return nil, err
+	var errno unix.Errno
+	err = raw.Read(func(fd uintptr) (done bool) {
+		buf := answerBuffers.Get().(*[maxMessage]byte)
+		defer answerBuffers.Put(buf)
+		for {
+			var n int
+			if n, errno = linux.ReadNonblock(int(fd), buf[:]); errno != 0 {
+				return errno != unix.EAGAIN
+			}
+			// Anything else is an answer to an older query, or forged.
+			if h, ok := parseDNSHeader(buf[:n]); ok && h.response && h.id == asked.id {
+				answer = slices.Clone(buf[:n])
+				return true
+			}
 		}
-		// Anything else is an answer to an older query, or forged.
-		if h, ok := parseDNSHeader(buf[:n]); ok && h.response && h.id == asked.id {
-			return slices.Clone(buf[:n]), nil
-		}
+	})
+	if err == nil && errno != 0 {
+		err = errno
 	}
+	return answer, err
 }
 
 // answerBuffers holds the memory that answers are read into.
 var answerBuffers = sync.Pool{New: func() any { return new([maxMessage]byte) }}
-
-// dnsHeaderSize is the size of the header of a message (RFC 1035, 4.1.1).
-const dnsHeaderSize = 12
-
-// dnsHeader is what we look at in a message.
-type dnsHeader struct {
-	id       uint16
-	response bool
-	code     dnsmessage.RCode
-}
-
-// parseDNSHeader is false for what is too short to be a message.
-func parseDNSHeader(msg []byte) (dnsHeader, bool) {
-	if len(msg) < dnsHeaderSize {
-		return dnsHeader{}, false
-	}
-	return dnsHeader{
-		id:       binary.BigEndian.Uint16(msg),
-		response: msg[2]&0x80 != 0,
-		code:     dnsmessage.RCode(msg[3] & 0x0f),
-	}, true
-}
-
-// serverFailure answers a query with SERVFAIL and its own question, or with none
-// where that cannot be read.
-func serverFailure(msg []byte) []byte {
-	asked, _ := parseDNSHeader(msg)
-	answer := dnsmessage.Message{Header: dnsmessage.Header{
-		ID:                 asked.id,
-		Response:           true,
-		OpCode:             dnsmessage.OpCode(msg[2] >> 3 & 0x0f),
-		RecursionDesired:   msg[2]&1 != 0,
-		RecursionAvailable: true,
-		RCode:              dnsmessage.RCodeServerFailure,
-	}}
-	var p dnsmessage.Parser
-	if _, err := p.Start(msg); err == nil {
-		if q, err := p.Question(); err == nil {
-			answer.Questions = []dnsmessage.Question{q}
-		}
-	}
-	packed, err := answer.Pack()
-	if err != nil {
-		return nil
-	}
-	return packed
-}

@@ -5,13 +5,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 )
 
 // query is a DNS query for name, of the type ANY with an EDNS record, which we
@@ -169,51 +169,183 @@ func TestDNSOverTCP(t *testing.T) {
 	}
 }
 
-func TestDNSOverTCPIsResetWhenAllUpstreamsAreDead(t *testing.T) {
-	r := newRig(t, rigOptions{Options: Options{Upstreams: []netip.AddrPort{nobody(t)}}})
-	if c, err := r.dial(netip.AddrPortFrom(r.net.subnets[0].dns, dnsPort)); err == nil {
-		c.Close()
-		t.Error("connected")
+func TestDNSOverTCPFailsInTime(t *testing.T) {
+	for name, upstream := range map[string]netip.AddrPort{
+		"nobody listens":          nobody(t),
+		"it accepts, and is dumb": listen(t, "127.0.0.1:0", func(c *net.TCPConn) { io.Copy(io.Discard, c) }),
+		"it hangs up":             listen(t, "127.0.0.1:0", func(c *net.TCPConn) {}),
+		"it fails":                listen(t, "127.0.0.1:0", serveStream(dnsmessage.RCodeServerFailure)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigOptions{Options: Options{Upstreams: []netip.AddrPort{upstream}, Options: []string{"timeout:1"}}})
+			c, err := r.dial(netip.AddrPortFrom(r.net.subnets[0].dns, dnsPort))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			q := query(t, 5, "example.com.")
+			if err := writeMessage(c, q); err != nil {
+				t.Fatal(err)
+			}
+			c.CloseWrite() // still wants the answer
+			got, err := readMessage(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, _ := parseDNSHeader(got); h.id != 5 || h.code != dnsmessage.RCodeServerFailure || !h.response {
+				t.Errorf("got %+v", h)
+			}
+		})
 	}
 }
 
-func TestDNSFollowsTheHostsResolvConf(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "resolv.conf")
-	u := &upstreamSource{path: path}
-	write := func(server string) {
-		t.Helper()
-		// As resolvconf and systemd do it: a new file in place of the old.
-		if err := os.WriteFile(path+".new", []byte("nameserver "+server+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			t.Fatal(err)
-		}
-		u.checked = time.Time{} // as if the time between looks had passed
-	}
-	want := func(servers ...string) {
-		t.Helper()
-		var addrs []netip.AddrPort
-		for _, s := range servers {
-			addrs = append(addrs, netip.AddrPortFrom(netip.MustParseAddr(s), dnsPort))
-		}
-		if got := u.upstreams(); !slices.Equal(got, addrs) {
-			t.Errorf("upstreams are %v, want %v", got, addrs)
+// serveStream answers queries over TCP with a code.
+func serveStream(code dnsmessage.RCode) func(*net.TCPConn) {
+	return func(c *net.TCPConn) {
+		for {
+			msg, err := readMessage(c)
+			if err != nil {
+				return
+			}
+			writeMessage(c, answered(msg, code, ""))
 		}
 	}
-	want("127.0.0.1") // without a file
-	write("192.0.2.1")
-	want("192.0.2.1")
-	write("127.0.0.53")
-	want("127.0.0.53")
-	os.Remove(path)
-	u.checked = time.Time{}
-	want("127.0.0.53") // better than nothing
+}
+
+func TestDNSOverTCPGoesToTheNextUpstream(t *testing.T) {
+	r := newRig(t, rigOptions{Options: Options{Upstreams: []netip.AddrPort{
+		nobody(t),
+		listen(t, "127.0.0.1:0", serveStream(dnsmessage.RCodeRefused)),
+		listen(t, "127.0.0.1:0", serveStream(dnsmessage.RCodeSuccess)),
+	}}})
+	c, err := r.dial(netip.AddrPortFrom(r.net.subnets[1].dns, dnsPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	// Several at once, on one connection.
+	asked := map[uint16][]byte{}
+	for id := range uint16(10) {
+		asked[id] = query(t, id, "example.com.")
+		writeMessage(c, asked[id])
+	}
+	for range len(asked) {
+		got, err := readMessage(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, _ := parseDNSHeader(got)
+		if want := answered(asked[h.id], dnsmessage.RCodeSuccess, ""); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		delete(asked, h.id)
+	}
+}
+
+// The transfer of a zone is one query, and an answer of many messages.
+func TestDNSTransfersComeWhole(t *testing.T) {
+	const messages = 100
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		msg, err := readMessage(c)
+		for range messages {
+			if err == nil {
+				err = writeMessage(c, answered(msg, dnsmessage.RCodeSuccess, ""))
+			}
+		}
+	})
+	m := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("example.com."), Type: 252, Class: dnsmessage.ClassINET}}}
+	q, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, rigOptions{Options: Options{Upstreams: []netip.AddrPort{server}}})
+	c, err := r.dial(netip.AddrPortFrom(r.net.subnets[0].dns, dnsPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	writeMessage(c, q)
+	for i := range messages {
+		if _, err := readMessage(c); err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+	}
+}
+
+func TestTheGatewayHasAName(t *testing.T) {
+	r := newRig(t, rigOptions{Options: Options{Upstreams: []netip.AddrPort{nobody(t)}}})
+	c := r.dialUDP(netip.AddrPortFrom(r.net.subnets[0].dns, dnsPort))
+	for _, test := range []struct {
+		name  string
+		typ   dnsmessage.Type
+		code  dnsmessage.RCode
+		addrs []string
+	}{
+		{"host.gatekit.internal.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, []string{"10.0.2.2"}},
+		{"HOST.gatekit.Internal.", dnsmessage.TypeAAAA, dnsmessage.RCodeSuccess, []string{"fd67:6174:656b::2"}},
+		{"host.gatekit.internal.", dnsmessage.TypeALL, dnsmessage.RCodeSuccess, []string{"10.0.2.2", "fd67:6174:656b::2"}},
+		{"host.gatekit.internal.", dnsmessage.TypeMX, dnsmessage.RCodeSuccess, nil},
+		{"other.gatekit.internal.", dnsmessage.TypeA, dnsmessage.RCodeServerFailure, nil}, // the upstream's
+	} {
+		m := dnsmessage.Message{Header: dnsmessage.Header{ID: 9}, Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(test.name), Type: test.typ, Class: dnsmessage.ClassINET}}}
+		var edns dnsmessage.ResourceHeader
+		edns.SetEDNS0(4096, dnsmessage.RCodeSuccess, false)
+		m.Additionals = []dnsmessage.Resource{{Header: edns, Body: &dnsmessage.OPTResource{}}}
+		q, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write(q)
+		buf := make([]byte, 1500)
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a dnsmessage.Message
+		if err := a.Unpack(buf[:n]); err != nil {
+			t.Fatal(err)
+		}
+		var addrs []string
+		for _, r := range a.Answers {
+			switch b := r.Body.(type) {
+			case *dnsmessage.AResource:
+				addrs = append(addrs, netip.AddrFrom4(b.A).String())
+			case *dnsmessage.AAAAResource:
+				addrs = append(addrs, netip.AddrFrom16(b.AAAA).String())
+			}
+		}
+		if a.ID != 9 || a.RCode != test.code || !slices.Equal(addrs, test.addrs) {
+			t.Errorf("%s %v: %v %q, want %v %q", test.name, test.typ, a.RCode, addrs, test.code, test.addrs)
+		}
+		if test.code == dnsmessage.RCodeSuccess && len(a.Additionals) != 1 {
+			t.Errorf("%s %v: no EDNS record in the answer", test.name, test.typ)
+		}
+	}
+}
+
+// Messages of our own making are read by the namespace; the queries are its own.
+func FuzzOwnAnswers(f *testing.F) {
+	f.Add(query(f, 1, ownName))
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if _, ok := parseDNSHeader(msg); !ok {
+			return
+		}
+		own := ownNames{[]netip.Addr{netip.MustParseAddr("10.0.2.2")}}
+		for _, a := range [][]byte{own.answer(msg), serverFailure(msg)} {
+			if h, ok := parseDNSHeader(a); a != nil && (!ok || !h.response || h.id != uint16(msg[0])<<8|uint16(msg[1])) {
+				t.Errorf("%q is answered with %q", msg, a)
+			}
+		}
+		isTransfer(msg)
+	})
 }
 
 // A flood of queries is bounded, and what was asked is answered.
 func TestDNSQueriesAreCapped(t *testing.T) {
-	d := newDNSForwarder([2]subnet{}, &upstreamSource{fixed: []netip.AddrPort{silent(t)}})
+	d := newDNSForwarder([2]subnet{}, newUpstreamSource(Options{Upstreams: []netip.AddrPort{silent(t)}}, "/nowhere"), nil)
 	q := &datagram{payload: query(t, 1, "example.com.")}
 	for range maxQueries {
 		d.slots <- struct{}{}
@@ -223,4 +355,32 @@ func TestDNSQueriesAreCapped(t *testing.T) {
 		t.Errorf("%d queries dropped, want 1", n)
 	}
 	d.close()
+}
+
+// BenchmarkDNS is a query and its answer, 64 at a time. None may be lost.
+func BenchmarkDNS(b *testing.B) {
+	server := listenUDP(b, "127.0.0.1:0", answerUDP(dnsmessage.RCodeSuccess, "good"))
+	r := newRig(b, rigOptions{Options: Options{Upstreams: []netip.AddrPort{server}}})
+	q := query(b, 1, "example.com.")
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		addr, proto := fullAddress(netip.AddrPortFrom(r.net.subnets[0].dns, dnsPort))
+		c, err := gonet.DialUDP(r.guest, nil, &addr, proto)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 1500)
+		for pb.Next() {
+			c.SetDeadline(time.Now().Add(patience))
+			c.Write(q)
+			if _, err := c.Read(buf); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "queries/s")
 }

@@ -12,6 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // maxEchoFlows caps the flows of echo requests.
@@ -37,7 +39,7 @@ type echoRelay struct {
 
 func newEchoRelay(e *egress, loops []*loop, w *datagramWriter) *echoRelay {
 	r := &echoRelay{}
-	r.flowTable = newFlowTable(r, e, loops, w, maxEchoFlows, echoIdle, echoIdle)
+	r.flowTable = newFlowTable(r, policy.ICMP, e, loops, w, maxEchoFlows, echoIdle, echoIdle)
 	return r
 }
 
@@ -96,7 +98,7 @@ func echoID(message []byte) uint16 { return binary.BigEndian.Uint16(message[4:])
 func (r *echoRelay) send(d *datagram) {
 	f, err := r.acquire(d)
 	switch {
-	case err == errRefused:
+	case err == errRefused || err == errProhibited:
 		r.refused.Add(1)
 		r.undeliverable(d, unix.EACCES)
 	case errors.Is(err, unix.EACCES):

@@ -32,6 +32,7 @@ type engine struct {
 	echo  *echoRelay
 
 	inbound *inbound
+	egress  *egress
 }
 
 // run serves devices, which it owns, until ctx is done or one fails. lo may be
@@ -51,6 +52,13 @@ func (n *Network) run(ctx context.Context, dev, lo *device, ready func()) (err e
 	e.inbound.lo = lo
 	n.inbound.Store(e.inbound)
 	defer n.inbound.Store(nil)
+	n.engine.Store(e)
+	defer n.engine.Store(nil)
+	following, stop := context.WithCancel(ctx)
+	var follower sync.WaitGroup
+	follower.Go(func() { n.source.follow(following, n.log) })
+	defer follower.Wait()
+	defer stop()
 	return e.serve(ctx, ready)
 }
 
@@ -66,14 +74,14 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		}
 		e.loops = append(e.loops, l)
 	}
-	out := &egress{subnets: n.subnets, loopback: n.hostLoopback}
+	e.egress = &egress{subnets: n.subnets, loopback: n.hostLoopback, policy: n.policy, out: n.outbound}
 	writer := &datagramWriter{dev: dev, mac: gatewayMAC, mtu: n.plan.Interface.MTU}
 	for i, s := range n.subnets {
 		writer.gateways[i] = s.gateway
 	}
-	e.dns = newDNSForwarder(n.subnets, n.source)
-	e.udp = newUDPRelay(out, e.dns, e.loops, writer, n.filtering)
-	e.echo = newEchoRelay(out, e.loops, writer)
+	e.dns = newDNSForwarder(n.subnets, n.source, e.egress)
+	e.udp = newUDPRelay(e.egress, e.dns, e.loops, writer, n.filtering)
+	e.echo = newEchoRelay(e.egress, e.loops, writer)
 	e.link = &link{
 		dev:        dev,
 		mtu:        uint32(n.plan.Interface.MTU),
@@ -90,7 +98,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.stack = s
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
-	e.tcp = newTCPForwarder(s, out, e.dns, e.loops, writer)
+	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.udp.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
@@ -139,6 +147,16 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 		return err
 	}
 	return nil
+}
+
+// revoke ends the flows that the policy, which has changed, no longer allows.
+func (e *engine) revoke() {
+	e.tcp.revoke()
+	for _, l := range e.loops {
+		l.revoke(e.egress)
+	}
+	e.udp.revoke()
+	e.echo.revoke()
 }
 
 func (e *engine) stopLoops() {

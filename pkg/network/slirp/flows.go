@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // flowTable holds the flows of a protocol that knows no connections: UDP, or echo
@@ -29,12 +30,13 @@ import (
 // (unreachable.go).
 type flowTable struct {
 	carrier carrier
+	proto   policy.Proto
 	egress  *egress
 	loops   []*loop
 	writer  *datagramWriter
 
 	mu       sync.Mutex // guards all below, and the fields of sessions and flows
-	sessions map[netip.AddrPort]*session
+	sessions map[sessionKey]*session
 	flows    map[flowKey]*flow
 	idle     [2]flowList // short and long, each in order of use
 	timer    *time.Timer // runs while there are flows
@@ -81,11 +83,19 @@ type flow struct {
 	flowLinks
 }
 
+// sessionKey is an address and port of the namespace. Where flows have a source
+// of their own (outbound), those to the host's loopback have a session of their
+// own, which has none.
+type sessionKey struct {
+	guest    netip.AddrPort
+	loopback bool
+}
+
 // session is a socket of the host.
 type session struct {
+	sessionKey
 	table *flowTable
 	loop  *loop
-	guest netip.AddrPort
 	mac   macAddr
 	fd    int
 	flows int
@@ -109,21 +119,26 @@ type path struct {
 	whole bool  // not to be fragmented
 }
 
-func newFlowTable(c carrier, e *egress, loops []*loop, w *datagramWriter, limit int, short, long time.Duration) *flowTable {
+func newFlowTable(c carrier, proto policy.Proto, e *egress, loops []*loop, w *datagramWriter, limit int, short, long time.Duration) *flowTable {
 	return &flowTable{
 		carrier:  c,
+		proto:    proto,
 		egress:   e,
 		loops:    loops,
 		writer:   w,
-		sessions: make(map[netip.AddrPort]*session),
+		sessions: make(map[sessionKey]*session),
 		flows:    make(map[flowKey]*flow),
 		idle:     [2]flowList{{idle: short}, {idle: long}},
 		limit:    limit,
 	}
 }
 
-// errRefused says that a datagram is not let out.
-var errRefused = errors.New("refused")
+// errRefused and errProhibited say that a datagram is not let out: nobody is
+// there, or the policy says no.
+var (
+	errRefused    = errors.New("refused")
+	errProhibited = errors.New("prohibited")
+)
 
 // acquire finds or makes the flow of a datagram. The caller releases its session.
 func (t *flowTable) acquire(d *datagram) (*flow, error) {
@@ -133,9 +148,12 @@ func (t *flowTable) acquire(d *datagram) (*flow, error) {
 	defer t.mu.Unlock()
 	f := t.flows[key]
 	if f == nil {
-		to, ok := t.egress.destination(d.dst)
-		if !ok {
+		to, ruling := t.egress.destination(t.proto, d.dst)
+		switch ruling {
+		case nobodyThere:
 			return nil, errRefused
+		case prohibited:
+			return nil, errProhibited
 		}
 		var err error
 		if f, err = t.open(key, to); err != nil {
@@ -156,14 +174,15 @@ func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
 	for len(t.flows) >= t.limit {
 		t.evict()
 	}
-	s := t.sessions[key.guest]
+	sk := sessionKey{key.guest, t.egress.out.isSet() && to.Addr().IsLoopback()}
+	s := t.sessions[sk]
 	if s == nil {
 		var err error
-		s, err = t.openSession(key.guest)
+		s, err = t.openSession(sk, to.Addr())
 		// Without descriptors, the least recently used flow has to give its own.
 		for len(t.flows) > 0 && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) {
 			t.evict()
-			s, err = t.openSession(key.guest)
+			s, err = t.openSession(sk, to.Addr())
 		}
 		if err != nil {
 			return nil, err
@@ -197,17 +216,21 @@ func (t *flowTable) wakeIn(d time.Duration) {
 	t.due = due
 }
 
-// openSession makes the socket for an address of the namespace.
-func (t *flowTable) openSession(guest netip.AddrPort) (*session, error) {
-	fd, err := t.carrier.socket(guest)
+// openSession makes the socket for an address of the namespace, of which to is the
+// first destination.
+func (t *flowTable) openSession(key sessionKey, to netip.Addr) (*session, error) {
+	fd, err := t.carrier.socket(key.guest)
 	if err != nil {
 		return nil, err
 	}
-	if err := linux.AskForErrors(fd, guest.Addr().Is6()); err != nil {
+	if err = t.egress.out.apply(fd, to); err == nil {
+		err = linux.AskForErrors(fd, key.guest.Addr().Is6())
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	s := &session{table: t, loop: t.loops[fd%len(t.loops)], guest: guest, fd: fd}
+	s := &session{sessionKey: key, table: t, loop: t.loops[fd%len(t.loops)], fd: fd}
 	if t.peers {
 		s.peers = make(map[netip.Addr]int)
 	}
@@ -216,7 +239,7 @@ func (t *flowTable) openSession(guest netip.AddrPort) (*session, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	t.sessions[guest] = s
+	t.sessions[key] = s
 	return s, nil
 }
 
@@ -242,7 +265,7 @@ func (t *flowTable) end(f *flow) {
 	delete(t.flows, f.key)
 	s := f.session
 	if s.flows--; s.flows == 0 {
-		delete(t.sessions, s.guest)
+		delete(t.sessions, s.sessionKey)
 		s.release()
 		return
 	}
@@ -280,6 +303,17 @@ func (t *flowTable) expire() {
 	}
 	t.timer.Reset(next)
 	t.due = now.Add(next)
+}
+
+// revoke ends the flows that the policy, as it is now, does not allow.
+func (t *flowTable) revoke() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, f := range t.flows {
+		if !t.egress.policy.AllowsStill(t.proto, key.remote) {
+			t.end(f)
+		}
+	}
 }
 
 // close ends all flows.

@@ -3,10 +3,14 @@ package slirp
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // loop moves the bytes of all flows that are assigned to it. It has two
@@ -145,14 +149,30 @@ func (l *loop) stop() {
 
 // abort ends all flows, after stop and after the goroutines have ended.
 func (l *loop) abort() {
-	l.mu.Lock()
-	all := make([]watcher, 0, len(l.watchers))
-	for _, w := range l.watchers {
-		all = append(all, w)
-	}
-	l.mu.Unlock()
-	for _, w := range all {
+	for _, w := range l.all() {
 		w.abort()
+	}
+}
+
+// all are the watchers now.
+func (l *loop) all() []watcher {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.AppendSeq(make([]watcher, 0, len(l.watchers)), maps.Values(l.watchers))
+}
+
+// revoke resets the namespace's connections that the policy, as it is now, does
+// not allow.
+func (l *loop) revoke(e *egress) {
+	for _, w := range l.all() {
+		r, ok := w.(*relay)
+		if !ok || !r.outbound {
+			continue
+		}
+		asked, err := r.ep.GetLocalAddress()
+		if err == nil && !e.policy.AllowsStill(policy.TCP, netip.AddrPortFrom(fromAddress(asked.Addr), asked.Port)) {
+			r.end(true)
+		}
 	}
 }
 

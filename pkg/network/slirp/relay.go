@@ -46,6 +46,10 @@ type relay struct {
 	// behind what the socket holds, so that reading that is not enough.
 	hostEnded atomic.Bool
 
+	// outbound says that the namespace opened the connection, so that the policy
+	// is for it.
+	outbound bool
+
 	// deaf says that the loop does not wait for the socket to be readable. It
 	// belongs to toGuest.
 	deaf bool
@@ -92,10 +96,13 @@ const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
-// startRelay joins an endpoint and a socket, both of which the relay owns from
+// startRelay joins the endpoint of a connection that the namespace opened and a
+// socket, both of which the relay owns from
 // here on, also when there is an error.
 func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
-	return newRelay(l, ep, queue, fd).start()
+	r := newRelay(l, ep, queue, fd)
+	r.outbound = true
+	return r.start()
 }
 
 // newRelay returns a relay that owns nothing until start.

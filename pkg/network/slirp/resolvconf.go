@@ -2,12 +2,11 @@ package slirp
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
-	"time"
 )
 
 // resolvConfPath is the host's resolver configuration (resolv.conf(5)).
@@ -60,67 +59,21 @@ func parseResolvConf(data []byte) resolvConf {
 }
 
 // readResolvConf reads a file with parseResolvConf.
-func readResolvConf(path string) (resolvConf, os.FileInfo, error) {
+func readResolvConf(path string) (resolvConf, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return resolvConf{}, nil, err
+		return resolvConf{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return resolvConf{}, nil, err
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxResolvConfSize))
+	if err == nil && len(data) == 0 {
+		err = errEmpty
+	}
 	if err != nil {
-		return resolvConf{}, nil, err
+		return resolvConf{}, err
 	}
-	return parseResolvConf(data), info, nil
+	return parseResolvConf(data), nil
 }
 
-// resolvConfCheckInterval is how long an answer of upstreamSource is good. The
-// host's file is looked at no more often, and only when a query comes.
-const resolvConfCheckInterval = time.Second
-
-// upstreamSource knows the DNS servers to ask: a fixed list, or those of the
-// host's resolv.conf, which is read again when the file has changed.
-type upstreamSource struct {
-	fixed []netip.AddrPort
-	path  string
-
-	mu      sync.Mutex // guards all below
-	checked time.Time
-	info    os.FileInfo
-	current []netip.AddrPort
-}
-
-// upstreams returns the servers in the order in which to ask them. The slice is
-// not to be changed. A file that vanished leaves the servers as they were.
-func (u *upstreamSource) upstreams() []netip.AddrPort {
-	if len(u.fixed) > 0 {
-		return u.fixed
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	now := time.Now()
-	if u.current != nil && now.Sub(u.checked) < resolvConfCheckInterval {
-		return u.current
-	}
-	u.checked = now
-	info, err := os.Stat(u.path)
-	if err == nil && u.info != nil && sameVersion(info, u.info) {
-		return u.current
-	}
-	conf, info, err := readResolvConf(u.path)
-	switch {
-	case err == nil:
-		u.info, u.current = info, conf.upstreams
-	case u.current == nil:
-		u.current = parseResolvConf(nil).upstreams
-	}
-	return u.current
-}
-
-// sameVersion says whether two looks at a file saw the same content.
-func sameVersion(a, b os.FileInfo) bool {
-	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
-}
+// errEmpty is a file of which nothing is there yet: it is just being written.
+var errEmpty = errors.New("the file is empty")

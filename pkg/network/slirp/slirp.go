@@ -14,7 +14,7 @@
 //
 // A frame that the inspector (frame.go) lets pass goes to the stack or, when it
 // holds a whole UDP datagram, straight to the relay for UDP. Where a flow goes is
-// decided by egress (loopback.go), once.
+// decided by egress (egress.go), once.
 //
 // It is fast at an MTU of 1500 because frames are not of that size: the TAP has
 // a virtio-net header, so that both kernels' TCP and ours exchange segments of
@@ -36,6 +36,7 @@ import (
 
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // DriverName is the driver's name in a network.Plan and in GET /v1/info.
@@ -79,8 +80,19 @@ type Options struct {
 	Upstreams []netip.AddrPort
 
 	// Search and Options are for the namespace's resolv.conf. When empty they are
-	// the host's.
+	// the host's, also when that changes. "rotate", "timeout" and "attempts" are
+	// for how the upstreams are asked, too.
 	Search, Options []string
+
+	// Policy says what the namespace may reach. The zero value is everything.
+	Policy network.Policy
+
+	// OutboundAddrs are the source of what leaves the host, at most one of each
+	// family, and OutboundInterface is the interface that it leaves by. Empty
+	// leaves it to the host's routing. What goes to the host's loopback has
+	// neither.
+	OutboundAddrs     []netip.Addr
+	OutboundInterface string
 
 	// SourceIP prepares the namespace for flows in the names of clients
 	// (Network.Connect). False leaves the namespace as it is, and opens none.
@@ -101,7 +113,10 @@ type Network struct {
 	hostLoopback HostLoopback
 	filtering    Filtering
 	source       *upstreamSource
+	policy       *policy.Filter
+	outbound     outbound
 	log          *slog.Logger
+	engine       atomic.Pointer[engine]  // nil but while Run serves
 	inbound      atomic.Pointer[inbound] // nil but while Run serves
 }
 
@@ -113,10 +128,20 @@ func New(o Options) (*Network, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	filter, err := policy.New(o.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	out, err := newOutbound(o.OutboundAddrs, o.OutboundInterface)
+	if err != nil {
+		return nil, err
+	}
 	n := &Network{
 		hostLoopback: o.HostLoopback,
 		filtering:    o.UDPFiltering,
-		source:       &upstreamSource{fixed: o.Upstreams, path: resolvConfPath},
+		source:       newUpstreamSource(o, resolvConfPath),
+		policy:       filter,
+		outbound:     out,
 		log:          o.Logger,
 	}
 	nic := &network.Interface{Name: o.Ifname, MTU: o.MTU}
@@ -125,8 +150,6 @@ func New(o Options) (*Network, error) {
 		Namespace: true,
 		Interface: nic,
 		SourceIP:  o.SourceIP,
-		Search:    o.Search,
-		Options:   o.Options,
 	}
 	for i, prefix := range []netip.Prefix{o.IPv4, o.IPv6} {
 		if i == 1 && o.DisableIPv6 {
@@ -174,16 +197,6 @@ func (o *Options) complete() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.completeNetworks()
-	if len(o.Search) == 0 || len(o.Options) == 0 {
-		// A host without a resolv.conf has nothing to carry over.
-		conf, _, _ := readResolvConf(resolvConfPath)
-		if len(o.Search) == 0 {
-			o.Search = conf.search
-		}
-		if len(o.Options) == 0 {
-			o.Options = conf.options
-		}
-	}
 	return nil
 }
 
@@ -224,12 +237,52 @@ func checkIfname(name string) error {
 	return nil
 }
 
-// Check returns an error, with its remedy, when Setup could not open a TAP. The
-// parent asks before it makes anything.
-func (*Network) Check() error { return linux.CheckTUN() }
+// Check returns an error, with its remedy, when Setup could not open a TAP, or
+// the host does not have what is to be the source of what leaves it. The parent
+// asks before it makes anything.
+func (n *Network) Check() error {
+	if err := n.outbound.check(); err != nil {
+		return err
+	}
+	return linux.CheckTUN()
+}
 
-// Plan implements network.Driver.
-func (n *Network) Plan() network.Plan { return n.plan }
+// Plan implements network.Driver. Search and Options are those of now.
+func (n *Network) Plan() network.Plan {
+	plan := n.plan
+	conf := n.source.conf()
+	plan.Search, plan.Options = conf.search, conf.options
+	return plan
+}
+
+// Follow calls changed with the plan whenever the host's resolver configuration
+// has changed it, until ctx is done. It is for one caller. Only while Run runs
+// does anything change.
+func (n *Network) Follow(ctx context.Context, changed func(network.Plan)) {
+	for {
+		select {
+		case <-n.source.changed:
+			changed(n.Plan())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Policy returns what the namespace may reach, with rules as they are understood.
+func (n *Network) Policy() network.Policy { return n.policy.Policy() }
+
+// SetPolicy changes what the namespace may reach, and ends the flows that are no
+// longer allowed. The error wraps network.ErrPolicy, and then nothing has changed.
+func (n *Network) SetPolicy(p network.Policy) error {
+	if err := n.policy.Set(p); err != nil {
+		return err
+	}
+	if e := n.engine.Load(); e != nil {
+		e.revoke()
+	}
+	return nil
+}
 
 // Info implements network.Driver.
 func (n *Network) Info() network.Info {

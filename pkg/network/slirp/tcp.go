@@ -3,17 +3,19 @@ package slirp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // maxDials caps the connections that are being set up. A SYN beyond it is
@@ -32,7 +34,8 @@ const giveUpGrace = 3 * time.Second
 // tcpForwarder sets up TCP connections of the namespace. For a SYN that belongs
 // to no connection, gVisor's forwarder starts a goroutine, which
 //
-//  1. asks the egress where the connection goes: nowhere is a reset;
+//  1. asks the egress where the connection goes: nowhere, or nowhere by policy, is
+//     a reset; to the DNS server, which answers by itself (dns_stream.go);
 //  2. connects a socket of the host: refused is a reset, unreachable an ICMP
 //     error (unreachable.go), no answer is none; it gives up when the namespace
 //     has (a reset, or no more SYNs);
@@ -110,7 +113,12 @@ func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
 	t.mu.Unlock()
 	defer t.finish(id, d)
 
-	fd, l, err := t.connect(d, netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort))
+	asked := askedFor(id)
+	if t.dns.serves(asked) {
+		t.connectDNS(req)
+		return
+	}
+	fd, l, err := t.connect(d, asked)
 	if err != nil {
 		req.Complete(t.refuse(d, id, err))
 		return
@@ -127,6 +135,27 @@ func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
 	configureEndpoint(ep)
 	// On an error, which is that the engine stops, both ends are closed.
 	_ = startRelay(l, ep, queue, fd)
+	// Another policy may have come since the egress was asked.
+	if !t.egress.policy.AllowsStill(policy.TCP, asked) {
+		l.revoke(t.egress)
+	}
+}
+
+// askedFor is the address that the namespace connects to.
+func askedFor(id stack.TransportEndpointID) netip.AddrPort {
+	return netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
+}
+
+// revoke gives up the dials that the policy, as it is now, does not allow. They
+// are reset when the namespace repeats its SYN.
+func (t *tcpForwarder) revoke() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, d := range t.dials {
+		if !t.egress.policy.AllowsStill(policy.TCP, askedFor(id)) {
+			d.cancel()
+		}
+	}
 }
 
 // refuse answers for a dial that failed. It is true where a reset is the answer.
@@ -158,32 +187,23 @@ func configureEndpoint(ep tcpip.Endpoint) {
 
 // connect dials the host's side of a connection that was asked for.
 func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, error) {
-	if t.dns.serves(asked) {
-		return t.connectDNS(d)
-	}
-	to, ok := t.egress.destination(asked)
-	if !ok {
+	to, ruling := t.egress.destination(policy.TCP, asked)
+	if ruling != letOut {
 		return -1, nil, unix.ECONNREFUSED
 	}
 	return t.dialHost(d, to, dialTimeout)
 }
 
-// connectDNS dials the first upstream that accepts.
-func (t *tcpForwarder) connectDNS(d *dial) (int, *loop, error) {
-	err := error(unix.ECONNREFUSED)
-	upstreams := t.dns.source.upstreams()
-	for _, u := range upstreams {
-		var fd int
-		var l *loop
-		if fd, l, err = t.dialHost(d, u, attemptTimeout(len(upstreams))); err == nil {
-			return fd, l, nil
-		}
-		if d.ctx.Err() != nil {
-			return -1, nil, d.ctx.Err()
-		}
+// connectDNS completes the handshake of a connection to the DNS server.
+func (t *tcpForwarder) connectDNS(req *tcp.ForwarderRequest) {
+	queue := new(waiter.Queue)
+	ep, err := req.CreateEndpoint(queue)
+	req.Complete(err != nil)
+	if err != nil {
+		return
 	}
-	// The namespace's resolver is waiting for an answer, so silence is none.
-	return -1, nil, fmt.Errorf("no DNS upstream: %w", err)
+	configureEndpoint(ep)
+	t.dns.stream(gonet.NewTCPConn(queue, ep))
 }
 
 // dialHost connects a new socket to an address of the host's side. The socket is
@@ -191,6 +211,10 @@ func (t *tcpForwarder) connectDNS(d *dial) (int, *loop, error) {
 func (t *tcpForwarder) dialHost(d *dial, to netip.AddrPort, timeout time.Duration) (int, *loop, error) {
 	fd, err := newStreamSocket(to.Addr())
 	if err != nil {
+		return -1, nil, err
+	}
+	if err := t.egress.out.apply(fd, to.Addr()); err != nil {
+		unix.Close(fd)
 		return -1, nil, err
 	}
 	l := t.loops[fd%len(t.loops)]

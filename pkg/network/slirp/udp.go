@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // maxFlows caps the UDP flows.
@@ -58,7 +60,7 @@ type udpRelay struct {
 
 func newUDPRelay(e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter, f Filtering) *udpRelay {
 	u := &udpRelay{dns: d, filtering: f}
-	u.flowTable = newFlowTable(u, e, loops, w, maxFlows, shortIdle, longIdle)
+	u.flowTable = newFlowTable(u, policy.UDP, e, loops, w, maxFlows, shortIdle, longIdle)
 	u.peers = f == FilterAddress
 	u.passes = u.accepts
 	return u
@@ -69,7 +71,7 @@ func newUDPRelay(e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter, f
 // an ICMP error (port unreachable).
 func (u *udpRelay) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if _, ok := u.egress.destination(dst); !ok && !u.dns.serves(dst) {
+	if _, ruling := u.egress.destination(policy.UDP, dst); ruling == nobodyThere && !u.dns.serves(dst) {
 		u.refused.Add(1)
 		return false
 	}
@@ -116,10 +118,14 @@ func (u *udpRelay) send(d *datagram) bool {
 		return true
 	}
 	f, err := u.acquire(d)
-	if err == errRefused {
+	switch {
+	case err == errRefused:
 		return false
-	}
-	if err != nil {
+	case err == errProhibited:
+		u.refused.Add(1)
+		u.undeliverable(d, unix.EACCES)
+		return true
+	case err != nil:
 		u.undeliverable(d, err)
 		return true
 	}
@@ -165,8 +171,8 @@ func (u *udpRelay) accepts(s *session, remote netip.AddrPort) bool {
 			return false
 		}
 	}
-	_, ok := u.egress.destination(remote)
-	return ok
+	_, ruling := u.egress.destination(policy.UDP, remote)
+	return ruling == letOut
 }
 
 // quote implements carrier.
