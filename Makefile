@@ -23,7 +23,7 @@ export GO
 
 .DEFAULT_GOAL := build
 
-.PHONY: help build install uninstall run test lint clean
+.PHONY: help build install uninstall run test bench lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ run: build ## Prepare this host, then open a shell behind slirp (a demonstration
 
 test: build ## Install what the tests need, then run all of them, unit and integration
 	@scripts/test
+
+bench: build ## Compare with the peers on this machine and write docs/benchmarks.md (BENCHFLAGS: more flags)
+	$(GO) run ./bench -out docs $(BENCHFLAGS)
 
 lint: ## Check formatting, vet, staticcheck, go.mod, generated files, scripts and house rules
 	@scripts/lint

@@ -27,9 +27,9 @@ type part struct {
 	steps    func(*gate) []step
 }
 
-// runGate measures one gate. It is started anew for each part, so that no part has
-// to do with what an earlier one left in memory.
-func (b *bench) runGate(ctx context.Context, g gates.Gate) error {
+// parts are what is measured of every gate in this round. A gate is started anew for
+// each, so that no part has to do with what an earlier one left in memory.
+func (b *bench) parts() []part {
 	out := func(running *gate) link {
 		return link{b: b, client: running.child, server: b.host, addr: site.HostAddr, gate: running}
 	}
@@ -57,10 +57,16 @@ func (b *bench) runGate(ctx context.Context, g gates.Gate) error {
 			parts = append(parts, part{1500, false, func(running *gate) []step { return []step{h.step(out(running))} }})
 		}
 	}
-	if err := b.run(ctx, []step{{[]string{"start.true"}, func(ctx context.Context) error { return b.measureStart(ctx, g) }}}); err != nil {
+	return parts
+}
+
+// runGate measures one gate.
+func (b *bench) runGate(ctx context.Context, g gates.Gate) error {
+	start := step{[]string{"start.true"}, func(ctx context.Context) error { return b.measureStart(ctx, g) }}
+	if err := b.run(ctx, []step{start}); err != nil {
 		return err
 	}
-	for _, p := range parts {
+	for _, p := range b.parts() {
 		if err := b.runPart(ctx, g, p); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/gatekit/gatekit/bench/chart"
+	"github.com/gatekit/gatekit/bench/gates"
 	"github.com/gatekit/gatekit/bench/report"
 )
 
@@ -119,7 +120,14 @@ func draw(path string, bars chart.Bars) error {
 func complete(results *report.Results) error {
 	if len(results.Failures) > 0 {
 		f := results.Failures[0]
-		return fmt.Errorf("%d of the rows have no figure, first %s of %s: %s", len(results.Failures), f.Row, f.Subject, f.Reason)
+		return fmt.Errorf("%d rows lack a figure, first %s of %s: %s", len(results.Failures), f.Row, f.Subject, f.Reason)
+	}
+	for _, g := range report.Groups() {
+		for _, row := range g.Rows {
+			if _, ok := results.Median(row.ID, gates.Gatekit); !ok {
+				return fmt.Errorf("%s was not measured", row.ID)
+			}
+		}
 	}
 	return nil
 }

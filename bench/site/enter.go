@@ -21,7 +21,6 @@ package site
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,6 +118,3 @@ func raiseFileLimit() error {
 	}
 	return nil
 }
-
-// errNotInside is what Open returns to a program that Enter did not start.
-var errNotInside = errors.New("not the root of a new user or PID namespace: only Enter starts the program inside")

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,10 +41,10 @@ func (u User) Few() bool { return u.Size < fullRange }
 // Open makes the site: to be called once, by the program that Enter started, with
 // the directory that Enter was given.
 func Open(dir string) (*Site, error) {
-	if os.Geteuid() != 0 {
-		return nil, errNotInside
+	direct, err := entered()
+	if err != nil {
+		return nil, err
 	}
-	direct := os.Getpid() == 1 // gatekit has a first process of its own
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
@@ -61,11 +64,43 @@ func Open(dir string) (*Site, error) {
 	if err := s.addUser(user); err != nil {
 		return nil, err
 	}
-	var err error
 	if s.outside, err = connect(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// errNotInside is what Open returns to a program that Enter did not start.
+var errNotInside = errors.New("these are not namespaces that were made for a site: only Enter starts the program inside")
+
+// entered reports whether root made this site directly, or returns an error when
+// these namespaces are no new ones: what Open does to mounts and to /etc must never
+// be done to the machine itself. A new network has no interface up but lo, though it
+// may have tunnels that some kernels add. A site has no other first process than
+// this one or, where gatekit made it, a copy of /etc in memory.
+func entered() (direct bool, err error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return false, err
+	}
+	used := slices.ContainsFunc(links, func(l netlink.Link) bool {
+		flags := l.Attrs().Flags
+		return flags&net.FlagUp != 0 && flags&net.FlagLoopback == 0
+	})
+	if os.Geteuid() != 0 || used {
+		return false, errNotInside
+	}
+	if os.Getpid() == 1 { // gatekit has a first process of its own
+		return true, nil
+	}
+	var etc unix.Statfs_t
+	if err := unix.Statfs("/etc", &etc); err != nil {
+		return false, fmt.Errorf("statfs /etc: %w", err)
+	}
+	if etc.Type != unix.TMPFS_MAGIC || os.Getenv("GATEKIT_STATE_DIR") == "" {
+		return false, errNotInside
+	}
+	return false, nil
 }
 
 // Close ends the outside. All else ends with this process.
