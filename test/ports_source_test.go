@@ -107,7 +107,7 @@ func TestServicesSeeTheAddressOfTheirClient(t *testing.T) {
 		{"::1", "[::1]:"},
 		{"fd67:6174:656b::100", "[fd67:6174:656b::100]:"},
 	} {
-		for _, network := range []string{"tcp"} {
+		for _, network := range []string{"tcp", "udp"} {
 			t.Run(fmt.Sprintf("%s to a service on %s by %q", network, c.service, c.child), func(t *testing.T) {
 				g.witness(t, fmt.Sprintf("%s,%s,%d", network, c.service, 7000+i))
 				g.add(t, fmt.Sprintf("%d:%s%d/%s", 8000+i, c.child, 7000+i, network))

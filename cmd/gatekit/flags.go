@@ -73,7 +73,7 @@ func flags() []cli.Flag {
 
 		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},
 		&cli.StringSliceFlag{Category: ports, Name: "publish", Aliases: []string{"p"}, Usage: "forward at start: `SPEC` as [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO, or auto, repeatable"},
-		&cli.StringFlag{Category: ports, Name: "source-ip", Value: "off", Usage: "the client `ADDRESS` that the service sees, with --net=slirp: preserve is the client's own, off the loopback's"},
+		&cli.StringFlag{Category: ports, Name: "source-ip", Value: "preserve", Usage: "the client `ADDRESS` that the service sees, with --net=slirp: preserve is the client's own, off the loopback's"},
 		&cli.BoolFlag{Category: ports, Name: "restore-ports", Usage: "bring back the forwards of the last run in this --state-dir"},
 
 		&cli.StringSliceFlag{Category: mounts, Name: "copy-up", Usage: "make a host's `DIR` writable in the namespace, repeatable"},

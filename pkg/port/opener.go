@@ -23,4 +23,20 @@ type Opener interface {
 	// On an error fd is still the caller's, and over is not called. The error wraps
 	// unix.ECONNREFUSED when the service refuses.
 	Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (cut func(), err error)
+
+	// OpenDatagrams opens a UDP flow from client to service. receive is called with
+	// each datagram that the service sends, and refused when a datagram has found
+	// no service. They must not wait, nor keep the payload; they are called by
+	// other goroutines, and may be once more after Close.
+	OpenDatagrams(client, service netip.AddrPort, receive func(payload []byte), refused func()) (Datagrams, error)
+}
+
+// Datagrams is a UDP flow to a service in the name of a client.
+type Datagrams interface {
+	// Send sends a datagram to the service. It does not wait, and what is lost is
+	// lost. It does nothing after Close, and when the network has ended.
+	Send(payload []byte)
+
+	// Close ends the flow.
+	Close()
 }

@@ -49,7 +49,7 @@ func (n *Network) run(ctx context.Context, dev, lo *device, ready func()) (err e
 	if err != nil {
 		return err
 	}
-	e.inbound.lo = lo
+	e.inbound.enter(lo)
 	n.inbound.Store(e.inbound)
 	defer n.inbound.Store(nil)
 	n.engine.Store(e)
@@ -86,7 +86,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		dev:        dev,
 		mtu:        uint32(n.plan.Interface.MTU),
 		inspector:  inspector{mac: gatewayMAC, subnets: n.subnets},
-		onDatagram: e.udp.send,
+		onDatagram: e.handleDatagram,
 		onEcho:     e.echo.send,
 		writer:     writer,
 	}
@@ -99,10 +99,19 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
 	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.udp.handlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
 	return e, nil
+}
+
+// handleDatagram takes a datagram of the namespace: an answer to a client, or one
+// that goes its own way.
+func (e *engine) handleDatagram(d *datagram) bool { return e.inbound.udp.deliver(d) || e.udp.send(d) }
+
+// handleUDP takes what the stack has.
+func (e *engine) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	return e.inbound.udp.handlePacket(id, pkt) || e.udp.handlePacket(id, pkt)
 }
 
 // serve runs the engine until ctx is done or a part fails, and returns when all

@@ -130,6 +130,9 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.inbound.refuses(p[headerLen:total], dst) {
+		return drop
+	}
 	if !plausibleSource(src) && !in.inbound.answers(ip.TransportProtocol(), p[headerLen:total], src, dst) {
 		return drop
 	}
@@ -184,6 +187,9 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
 	rest := p[header.IPv6MinimumSize:total]
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
+		if in.inbound.refuses(rest, dst) {
+			return drop
+		}
 		return in.inspectICMPv6(p[:total], src, dst, f)
 	}
 	next := tcpip.TransportProtocolNumber(ip.NextHeader())

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/pkg/port"
@@ -39,13 +40,15 @@ import (
 // a packet may go is decided by its destination, and an answer's is a client that
 // has asked.
 //
-// A flow that the namespace opened itself and one of ours cannot be told apart
-// when they have both addresses and ports in common: the second is not opened.
+// A connection that the namespace opened itself and one of ours cannot be told
+// apart when they have both addresses and ports in common: the second is not
+// opened.
 type inbound struct {
 	stack   *stack.Stack
 	subnets [2]subnet
 	loops   []*loop
 	lo      *device // nil where the loopback cannot be reached
+	udp     inboundUDP
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -61,8 +64,16 @@ var _ port.Opener = (*Network)(nil)
 // newInbound returns the way into the namespace behind s. close and wait end it.
 func newInbound(s *stack.Stack, subnets [2]subnet, loops []*loop) *inbound {
 	in := &inbound{stack: s, subnets: subnets, loops: loops, neighbours: map[netip.Addr]struct{}{}}
+	in.udp.flows, in.udp.clients = map[inboundKey]*inboundFlow{}, map[netip.Addr]int{}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in
+}
+
+// enter opens the way by lo, before the engine serves. nil leaves it closed.
+func (in *inbound) enter(lo *device) {
+	if lo != nil {
+		in.lo, in.udp.lo = lo, &datagramWriter{dev: lo, mtu: loopbackMTU}
+	}
 }
 
 // Keeps implements port.Opener.
@@ -196,7 +207,16 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 	if in == nil || in.lo == nil || !src.IsLoopback() {
 		return false
 	}
-	if proto != tcp.ProtocolNumber || len(p) < header.TCPMinimumSize {
+	switch proto {
+	case tcp.ProtocolNumber:
+	case udp.ProtocolNumber:
+		return in.udp.hasClient(dst) // of which flow, deliver and handlePacket find out
+	case tcpip.TransportProtocolNumber(header.IPv6FragmentExtHdrIdentifier):
+		return len(p) > 0 && p[0] == uint8(udp.ProtocolNumber) && in.udp.hasClient(dst)
+	default:
+		return false
+	}
+	if len(p) < header.TCPMinimumSize {
 		return false
 	}
 	segment := header.TCP(p)
@@ -208,11 +228,18 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 	}, nicID) != nil
 }
 
+// refuses says whether an ICMP message of the namespace says that a client's
+// datagram has found no service, and tells the flow. p is what follows the IP header.
+func (in *inbound) refuses(p []byte, client netip.Addr) bool {
+	return in != nil && in.udp.refuse(p, client)
+}
+
 // close refuses what is new and cancels what is being dialled.
 func (in *inbound) close() {
 	in.mu.Lock()
 	in.closed = true
 	in.mu.Unlock()
+	in.udp.close()
 	in.cancel()
 }
 

@@ -118,6 +118,9 @@ func configure(nic *network.Interface) error {
 		return fmt.Errorf("set %s up: %w", nic.Name, err)
 	}
 	for _, gw := range nic.Gateways {
+		if err := addGateway(handle, link, gw); err != nil {
+			return fmt.Errorf("add neighbour %v on %s: %w", gw, nic.Name, err)
+		}
 		if err := addDefaultRoute(handle, link, gw); err != nil {
 			return fmt.Errorf("add default route by %v on %s: %w", gw, nic.Name, err)
 		}
@@ -157,6 +160,18 @@ func addChildAddress(handle *netlink.Handle, link netlink.Link, a netip.Prefix) 
 		addr.Flags = unix.IFA_F_NODAD
 	}
 	return handle.AddrAdd(link, addr)
+}
+
+// addGateway tells the kernel the gateway's Ethernet address. On a link that has
+// just come up it loses its first question for an IPv6 neighbour, and asks again
+// after a second.
+func addGateway(handle *netlink.Handle, link netlink.Link, gw netip.Addr) error {
+	return handle.NeighAdd(&netlink.Neigh{
+		LinkIndex:    link.Attrs().Index,
+		State:        netlink.NUD_PERMANENT,
+		IP:           gw.AsSlice(),
+		HardwareAddr: gatewayMAC[:],
+	})
 }
 
 // addDefaultRoute makes gw the next hop of all outside.

@@ -2,9 +2,11 @@ package builtin
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // flow is the datagrams between one client and the service: from one address
@@ -38,6 +40,9 @@ type flow struct {
 	turned   time.Time // when the targets were last begun with
 	turns    int       // how many of them were tried since
 	used     time.Time // when a datagram last passed
+
+	kept  port.Datagrams // in the client's name, in place of fd; nil for none
+	heard atomic.Bool    // the service has sent something that way since hear
 
 	// The flow is in two lists: of all flows, and of its forward's.
 	places [2]place

@@ -3,6 +3,7 @@ package builtin
 import (
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ type hostSocket struct {
 	forward *forward
 	token   uint64
 	flows   map[linux.Arrival]*flow // nil while there are none
+
+	use  sync.RWMutex // guards gone, and fd against being closed while it is used
+	gone bool
 }
 
 type exchange struct {
@@ -120,7 +124,10 @@ func (x *exchange) closeSocket(s *hostSocket) {
 		x.closeFlow(f)
 	}
 	x.loop.unwatch(s.fd, s.token)
+	s.use.Lock()
+	s.gone = true
 	unix.Close(s.fd)
+	s.use.Unlock()
 }
 
 // fromClients takes what clients have sent to s.
@@ -169,6 +176,7 @@ func (x *exchange) flowFor(s *hostSocket, arrival linux.Arrival) *flow {
 		}
 		return f
 	}
+	f.hear()
 	x.touch(f, f.lasting || f.answered)
 	return f
 }
@@ -199,6 +207,9 @@ func (x *exchange) makeRoom(s *hostSocket) {
 
 // open gives f a socket of the namespace, now or when one comes.
 func (x *exchange) open(f *flow) {
+	if x.openKept(f) {
+		return
+	}
 	k := kindFor(f.targets[0].Addr().Is6(), unix.SOCK_DGRAM)
 	if file, ok := x.driver.pool.try(k); ok {
 		fd, err := detachFile(file)
@@ -289,6 +300,10 @@ func (x *exchange) toService(f *flow, first, last int) {
 			x.driver.count.dropped.Add(int64(last - first))
 			return
 		}
+		if f.kept != nil {
+			x.toKept(f, first, last)
+			return
+		}
 		if f.fd < 0 {
 			x.keep(f, first, last)
 			return
@@ -361,6 +376,10 @@ func (x *exchange) closeFlow(f *flow) {
 }
 
 func (x *exchange) closeFD(f *flow) {
+	if f.kept != nil {
+		f.kept.Close()
+		f.kept = nil
+	}
 	if f.fd < 0 {
 		return
 	}
@@ -393,6 +412,10 @@ func (x *exchange) expireList(list *flowList, limit time.Time) (used time.Time) 
 	for f := list.first; f != nil; f = list.first {
 		if f.used.After(limit) {
 			return f.used
+		}
+		if f.hear() {
+			x.touch(f, f.lasting)
+			continue
 		}
 		x.closeFlow(f)
 	}

@@ -1,0 +1,286 @@
+package slirp
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// inboundUDP holds the UDP flows that were opened in the names of clients. What a
+// client sends is written to lo as a frame, or given to the stack where the
+// service is on the TAP, whose neighbour the stack has to ask for. What the
+// service sends is a datagram from the TAP that deliver finds to belong to a flow,
+// before the relay for what the namespace sends itself sees it. When both have all
+// addresses and ports in common, it belongs to the flow of the client.
+//
+// A service on every address answers, unless it takes care, from the address that
+// the namespace has towards the client: the interface's, also where it was asked at
+// its loopback. So a flow to the loopback is known by that one too.
+//
+// The port driver caps the flows, and ends them.
+type inboundUDP struct {
+	lo *datagramWriter // nil where the loopback cannot be reached
+
+	// flows and clients are guarded by mu. It is held while a datagram is written,
+	// which does not wait, so that the devices are there.
+	mu      sync.RWMutex
+	flows   map[inboundKey]*inboundFlow
+	clients map[netip.Addr]int // flows of a client
+	closed  bool
+
+	// open is the number of flows, so that without any a datagram costs nothing.
+	open atomic.Int32
+}
+
+// inboundKey is a flow as the namespace sees it.
+type inboundKey struct{ service, client netip.AddrPort }
+
+// inboundFlow implements port.Datagrams.
+type inboundFlow struct {
+	in      *inbound
+	key     inboundKey
+	route   *stack.Route // nil for lo
+	receive func(payload []byte)
+	refused func()
+}
+
+// loopbackMTU is that of lo in Linux.
+const loopbackMTU = 65536
+
+// OpenDatagrams implements port.Opener.
+func (n *Network) OpenDatagrams(client, service netip.AddrPort, receive func(payload []byte), refused func()) (port.Datagrams, error) {
+	in := n.inbound.Load()
+	if in == nil {
+		return nil, fmt.Errorf("open a flow to %v as %v: %w", service, client, errStopped)
+	}
+	f := &inboundFlow{in: in, key: inboundKey{service, client}, receive: receive, refused: refused}
+	if err := in.udp.add(f); err != nil {
+		return nil, fmt.Errorf("open a flow to %v as %v: %w", service, client, err)
+	}
+	return f, nil
+}
+
+// add puts a flow into the table.
+func (u *inboundUDP) add(f *inboundFlow) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return errStopped
+	}
+	if other := u.flows[f.key]; other != nil && other.key == f.key {
+		return port.ErrConflict // by way of another forward
+	}
+	if !f.key.service.Addr().IsLoopback() {
+		service := f.key.service.Addr()
+		route, terr := f.in.stack.FindRoute(nicID, toAddress(f.key.client.Addr()), toAddress(service), protocolOf(service), false)
+		if terr != nil {
+			return stackError("find a route", terr)
+		}
+		f.route = route
+	}
+	u.flows[f.key] = f
+	if alias := f.alias(); u.flows[alias] == nil {
+		u.flows[alias] = f
+	}
+	u.clients[f.key.client.Addr()]++
+	u.open.Add(1)
+	return nil
+}
+
+// alias is the other key of a flow to the loopback; a flow to the interface has
+// the same once more.
+func (f *inboundFlow) alias() inboundKey {
+	service := f.key.service
+	for _, s := range f.in.subnets {
+		if s.enabled() && s.child.Is4() == service.Addr().Is4() {
+			service = netip.AddrPortFrom(s.child, service.Port())
+		}
+	}
+	return inboundKey{service, f.key.client}
+}
+
+// Close implements port.Datagrams.
+func (f *inboundFlow) Close() {
+	u := &f.in.udp
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.flows[f.key] == f {
+		u.remove(f)
+	}
+}
+
+// remove takes a flow out of the table. The caller holds mu.
+func (u *inboundUDP) remove(f *inboundFlow) {
+	if f.route != nil {
+		f.route.Release()
+	}
+	delete(u.flows, f.key)
+	if alias := f.alias(); u.flows[alias] == f {
+		delete(u.flows, alias)
+	}
+	client := f.key.client.Addr()
+	if u.clients[client]--; u.clients[client] == 0 {
+		delete(u.clients, client)
+	}
+	u.open.Add(-1)
+}
+
+// close ends all flows, and what is sent from here on is lost.
+func (u *inboundUDP) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	for _, f := range u.flows {
+		u.remove(f)
+	}
+}
+
+// Send implements port.Datagrams.
+func (f *inboundFlow) Send(payload []byte) {
+	u := &f.in.udp
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	switch {
+	case u.flows[f.key] != f:
+	case f.route == nil:
+		u.lo.write(macAddr{}, f.key.client, f.key.service, payload)
+	default:
+		f.sendOnTAP(payload)
+	}
+}
+
+// sendOnTAP has the stack send a datagram, in fragments where it must.
+func (f *inboundFlow) sendOnTAP(payload []byte) {
+	largest := maxPayloadIPv4
+	if f.key.client.Addr().Is6() {
+		largest = maxPayloadIPv6
+	}
+	if len(payload) > largest {
+		return // the kernel has none that are larger
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: header.UDPMinimumSize + int(f.route.MaxHeaderLength()),
+		Payload:            buffer.MakeWithData(payload),
+	})
+	defer pkt.DecRef()
+	putUDP(pkt.TransportHeader().Push(header.UDPMinimumSize), f.key.client, f.key.service, payload, false)
+	pkt.TransportProtocolNumber = udp.ProtocolNumber
+	params := stack.NetworkHeaderParams{Protocol: udp.ProtocolNumber, TTL: f.route.DefaultTTL()}
+	_ = f.route.WritePacket(params, pkt) // what is lost is lost, as on any network
+}
+
+// find returns the flow of what the service has sent to the client; nil when it is
+// none of ours.
+func (u *inboundUDP) find(service, client netip.AddrPort) *inboundFlow {
+	if u.open.Load() == 0 {
+		return nil
+	}
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.flows[inboundKey{service, client}]
+}
+
+// hasClient says whether a client has flows.
+func (u *inboundUDP) hasClient(client netip.Addr) bool {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.clients[client] > 0
+}
+
+// deliver passes a datagram of the namespace on, if it belongs to a flow. One from
+// a loopback address goes no further in any case.
+func (u *inboundUDP) deliver(d *datagram) bool {
+	f := u.find(d.src, d.dst)
+	if f == nil {
+		return d.src.Addr().IsLoopback()
+	}
+	if d.segment == 0 || len(d.payload) == 0 {
+		f.receive(d.payload)
+		return true
+	}
+	for segment := range slices.Chunk(d.payload, int(d.segment)) {
+		f.receive(segment)
+	}
+	return true
+}
+
+// handlePacket does the same with what the stack has put together from fragments.
+func (u *inboundUDP) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	service := netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort)
+	client := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
+	f := u.find(service, client)
+	if f == nil {
+		return service.Addr().IsLoopback()
+	}
+	h := header.UDP(pkt.TransportHeader().Slice())
+	data := pkt.Data().ToBuffer()
+	defer data.Release()
+	if len(h) < header.UDPMinimumSize || int(h.Length()) != len(h)+int(data.Size()) {
+		return true
+	}
+	// The link vouches for the checksums of whole datagrams only.
+	payload := data.Flatten()
+	sum := header.PseudoHeaderChecksum(udp.ProtocolNumber, id.RemoteAddress, id.LocalAddress, h.Length())
+	if h.Checksum() != 0 && h.CalculateChecksum(checksum.Checksum(payload, sum)) != 0xffff {
+		return true
+	}
+	f.receive(payload)
+	return true
+}
+
+// refuse tells a flow of an ICMP error by which the namespace says that there is
+// no service (port unreachable). p is the message; it is false when that is not
+// what it says, or no flow's.
+func (u *inboundUDP) refuse(p []byte, client netip.Addr) bool {
+	if u.open.Load() == 0 || len(p) < header.ICMPv4MinimumSize {
+		return false
+	}
+	quoted := p[header.ICMPv4MinimumSize:]
+	var key inboundKey
+	var ports []byte
+	switch {
+	case client.Is4() && header.ICMPv4(p).Type() == header.ICMPv4DstUnreachable && header.ICMPv4(p).Code() == header.ICMPv4PortUnreachable:
+		ip := header.IPv4(quoted)
+		if len(ip) < header.IPv4MinimumSize || ip.TransportProtocol() != udp.ProtocolNumber || len(ip) < int(ip.HeaderLength())+4 {
+			return false
+		}
+		ports = ip[ip.HeaderLength():]
+		key = inboundKeyOf(ip.DestinationAddress(), ip.SourceAddress(), ports)
+	case client.Is6() && header.ICMPv6(p).Type() == header.ICMPv6DstUnreachable && header.ICMPv6(p).Code() == header.ICMPv6PortUnreachable:
+		ip := header.IPv6(quoted)
+		if len(ip) < header.IPv6MinimumSize+4 || ip.NextHeader() != uint8(udp.ProtocolNumber) {
+			return false
+		}
+		ports = ip[header.IPv6MinimumSize:]
+		key = inboundKeyOf(ip.DestinationAddress(), ip.SourceAddress(), ports)
+	default:
+		return false
+	}
+	f := u.find(key.service, key.client)
+	if f == nil || key.client.Addr() != client {
+		return false
+	}
+	f.refused()
+	return true
+}
+
+// inboundKeyOf is the key of a datagram to a service, of which the first bytes of
+// the UDP header are known.
+func inboundKeyOf(service, client tcpip.Address, ports []byte) inboundKey {
+	h := header.UDP(ports)
+	return inboundKey{
+		service: netip.AddrPortFrom(fromAddress(service), h.DestinationPort()),
+		client:  netip.AddrPortFrom(fromAddress(client), h.SourcePort()),
+	}
+}
