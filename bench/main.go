@@ -120,6 +120,9 @@ func parse(args []string) (options, error) {
 	if _, err := regexp.Compile(o.Rows); err != nil {
 		return o, fmt.Errorf("-rows: %w", err)
 	}
+	if o.Out != "" && (o.Smoke || o.Rows != "") {
+		return o, errors.New("-out is for runs of everything: leave it out with -smoke and -rows")
+	}
 	o.Peers = strings.FieldsFunc(peers, func(r rune) bool { return r == ',' })
 	if o.Smoke {
 		o.Rounds, o.Duration, o.Stream, o.Calm, o.Peers, o.Timeout = 1, 100*time.Millisecond, 1, 0, nil, 3*time.Minute

@@ -29,6 +29,7 @@ func TestFlags(t *testing.T) {
 		"no round":                 {"-rounds", "0"},
 		"a stream of no length":    {"-stream", "0"},
 		"a bad regular expression": {"-rows", "("},
+		"a document of a few rows": {"-rows", "^tcp", "-out", "docs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if o, err := parse(args); err == nil {
@@ -115,17 +116,20 @@ func TestAReportIsWrittenIntoTheDocument(t *testing.T) {
 
 func TestASmokeWithoutAFigureFails(t *testing.T) {
 	r := recorded()
-	if err := complete(r); err != nil {
+	if err := (options{}).complete(r); err != nil {
 		t.Errorf("complete results: %v", err)
 	}
 	r.Failures = []report.Failure{{Row: "tcp.trips", Subject: "gatekit", Round: 1, Reason: "no answer"}}
-	if err := complete(r); err == nil || !strings.Contains(err.Error(), "no answer") {
+	if err := (options{}).complete(r); err == nil || !strings.Contains(err.Error(), "no answer") {
 		t.Errorf("results with a failure: %v", err)
 	}
 	r = recorded()
 	delete(r.Figures, "idle.memory")
-	if err := complete(r); err == nil || !strings.Contains(err.Error(), "idle.memory") {
+	if err := (options{}).complete(r); err == nil || !strings.Contains(err.Error(), "idle.memory") {
 		t.Errorf("results without a row: %v", err)
+	}
+	if err := (options{Rows: "^tcp"}).complete(r); err != nil {
+		t.Errorf("results without a row that nobody asked for: %v", err)
 	}
 }
 

@@ -96,16 +96,15 @@ func (b Bars) layout() (shapes []shape, height int) {
 		top := y
 		for i, s := range b.Series {
 			value, ok := s.at(g)
-			length := 0
-			if ok && most > 0 {
-				length = max(1, int(math.Round(value/most*(width-margin-labelWidth-figureRoom))))
+			if !ok {
+				continue
 			}
+			length := max(1, int(math.Round(value/most*(width-margin-labelWidth-figureRoom))))
 			shapes = append(shapes, shape{x: labelWidth, y: y, w: length, h: barHeight, colour: palette[i%len(palette)]})
-			if ok {
-				put(labelWidth+length+4, y, format(value))
-			}
+			put(labelWidth+length+4, y, format(value))
 			y += barHeight + barGap
 		}
+		y = max(y, top+lineHeight+barGap)
 		shapes = append(shapes, shape{x: labelWidth - 1, y: top, w: 1, h: y - top - barGap, colour: faint})
 		y += groupGap
 	}
