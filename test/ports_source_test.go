@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +42,13 @@ print("serving", flush=True)
 // witness runs the service inside, at addresses written as tcp,0.0.0.0,80.
 func (g *gate) witness(t *testing.T, at ...string) {
 	t.Helper()
-	p := g.host.Start(t, g.in(append([]string{"/usr/bin/python3", "-c", witness}, at...)...))
+	g.witnessBy(t, g.in, at...)
+}
+
+// witnessBy does, by this way in.
+func (g *gate) witnessBy(t *testing.T, in func(...string) *exec.Cmd, at ...string) {
+	t.Helper()
+	p := g.host.Start(t, in(append([]string{"/usr/bin/python3", "-c", witness}, at...)...))
 	awaitLine(t, p, "(serving)")
 }
 
@@ -90,12 +99,21 @@ func expectOwn(t *testing.T, network string, from machine, addr string) {
 	}
 }
 
+// expectLoopback expects it to see the loopback of the namespace.
+func expectLoopback(t *testing.T, network string, from machine, addr string) {
+	t.Helper()
+	if saw, own := seen(t, network, from, addr); !saw.Addr().IsLoopback() {
+		t.Errorf("the service sees %v of a client at %v, want the loopback", saw, own)
+	}
+}
+
 func TestServicesSeeTheAddressOfTheirClient(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--source-ip=preserve", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	for i, c := range []struct{ service, child string }{
 		{"0.0.0.0", ""},
 		{"0.0.0.0", "127.0.0.1:"},
+		{"0.0.0.0", "127.0.0.5:"},
 		{"0.0.0.0", "10.0.2.100:"},
 		{"127.0.0.1", ""},
 		{"127.0.0.1", "127.0.0.1:"},
@@ -115,8 +133,157 @@ func TestServicesSeeTheAddressOfTheirClient(t *testing.T) {
 				if netip.MustParseAddr(c.service).Is6() {
 					host = s.outside.HostAddr6
 				}
-				expectOwn(t, network, s.outside, at(host, 8000+i))
+				for range 2 {
+					expectOwn(t, network, s.outside, at(host, 8000+i))
+				}
 			})
 		}
+	}
+	g.stop(t)
+}
+
+// everywhere are the addresses of a service on all loopbacks.
+var everywhere = []string{"tcp,127.0.0.1,80", "tcp,::1,80", "udp,127.0.0.1,80", "udp,::1,80"}
+
+// publishAll are the forwards to it.
+var publishAll = []string{"-p", "8080:80/tcp", "-p", "8080:80/udp"}
+
+func TestClientsKeepTheirAddressInAllKindsOfGates(t *testing.T) {
+	for _, flags := range [][]string{
+		{"--detach-netns"},
+		{"--pidns", "--mtu=65520"},
+		{"--single-id", "--mtu=1280", "--ifname=eth0.1", "--cidr=10.9.0.0/16"},
+	} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			s := newSite(t)
+			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, flags, publishAll, []string{"sleep", "60"})...)
+			in := g.in
+			if flags[0] == "--detach-netns" {
+				in = g.inDetached
+			}
+			g.witnessBy(t, in, everywhere...)
+			for _, network := range []string{"tcp", "udp"} {
+				expectOwn(t, network, s.outside, at(s.outside.HostAddr4, 8080))
+				expectOwn(t, network, s.outside, at(s.outside.HostAddr6, 8080))
+			}
+		})
+	}
+}
+
+// Several clients at once, and one client on two forwards to one service, by the
+// same port of its own.
+func TestClientsAreToldApart(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"-p", "8081:80/tcp", "sleep", "60"})...)
+	g.witness(t, everywhere...)
+	second := s.Host.Outside(t)
+	for _, network := range []string{"tcp", "udp"} {
+		expectOwn(t, network, s.outside, at(s.outside.HostAddr4, 8080))
+		expectOwn(t, network, second, at(second.HostAddr4, 8080))
+	}
+	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr4, 8081))
+}
+
+func TestTheHostItselfIsSeenAsTheLoopback(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g.witness(t, everywhere...)
+	for _, network := range []string{"tcp", "udp"} {
+		for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), s.outside.HostAddr4, s.outside.HostAddr6} {
+			expectLoopback(t, network, s.Host, at(addr, 8080))
+		}
+	}
+}
+
+func TestSourceIPCanBeTurnedOff(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--source-ip=off"}, publishAll, []string{"sleep", "60"})...)
+	g.witness(t, everywhere...)
+	for _, network := range []string{"tcp", "udp"} {
+		for _, addr := range []netip.Addr{s.outside.HostAddr4, s.outside.HostAddr6} {
+			expectLoopback(t, network, s.outside, at(addr, 8080))
+		}
+	}
+	if got := strings.TrimSpace(g.run(t, "cat", "/proc/sys/net/ipv4/conf/tap0/route_localnet")); got != "0" {
+		t.Errorf("route_localnet of tap0 is %s, want nothing changed", got)
+	}
+	r := runGate(t, s.Host, "--net=slirp", "--source-ip=sometimes", "true")
+	if r.Code != 2 || len(lacks(r.Stderr, "--source-ip=sometimes", "preserve or off")) > 0 {
+		t.Errorf("with another value: %v", r)
+	}
+}
+
+// Where the namespace has another way to the client's network, or none, nothing
+// that enters in the client's name is answered.
+func TestAnAddressThatCannotBeKeptIsNoFailure(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g.witness(t, everywhere...)
+	g.run(t, "ip", "route", "add", "blackhole", s.outside.Addr4.String())
+	for range 2 {
+		expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8080))
+	}
+	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr6, 8080))
+}
+
+// Without a service the client sees a reset, as on the host; with one that listens
+// on the other family alone, it is served by that.
+func TestRefusalsReachTheClient(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", "8081:81/tcp", "-p", "8081:81/udp", "sleep", "60")
+	for _, host := range []netip.Addr{s.outside.HostAddr4, s.outside.HostAddr6} {
+		conn, err := dialTCP(t, s.outside, at(host, 8080))
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+			conn.Close()
+		}
+		if got := outcome(err); got != "connection reset by peer" {
+			t.Errorf("without a service, the client of %v sees %q", host, got)
+		}
+	}
+	g.serve(t, "tcp", "127.0.0.1:80")
+	g.witness(t, "tcp,::1,81")
+	expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8081))
+	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr6, 8081))
+	if err := tryTCP(t, s.outside, at(s.outside.HostAddr4, 8080), 1000); err != nil {
+		t.Errorf("the service that came later: %v", err)
+	}
+}
+
+// A strict reverse path filter, set on the host or inside, looks for the client
+// behind lo.
+func TestAStrictReversePathFilterLetsClientsIn(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g.witness(t, everywhere...)
+	g.run(t, "sh", "-c", "for f in all default tap0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done")
+	for _, network := range []string{"tcp", "udp"} {
+		expectOwn(t, network, s.outside, at(s.outside.HostAddr4, 8080))
+	}
+}
+
+// The connections of a forward that is removed are cut, also those that no
+// goroutine of the port driver has.
+func TestRemovingAForwardCutsItsClients(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g.serve(t, "tcp", "127.0.0.1:80")
+	added := g.add(t, "8080:80/tcp")
+	conn, err := dialTCP(t, s.outside, at(s.outside.HostAddr4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.client(t).RemovePort(t.Context(), added[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); outcome(err) != "connection reset by peer" {
+		t.Errorf("the client sees %q", outcome(err))
 	}
 }

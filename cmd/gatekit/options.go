@@ -192,6 +192,11 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 		}
 		o.Publish = append(o.Publish, specs...)
 	}
+	switch source := c.String("source-ip"); source {
+	case "preserve", "off":
+	default:
+		return fmt.Errorf("--source-ip=%s: want preserve or off", source)
+	}
 	driver := c.String("port-driver")
 	if driver == "" {
 		driver = "none"

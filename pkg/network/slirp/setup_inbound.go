@@ -3,7 +3,6 @@ package slirp
 import (
 	"errors"
 	"os"
-	"strconv"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
@@ -30,30 +29,18 @@ func openLoopback(ifname string) *os.File {
 //	route_localnet  on lo, to take a packet for 127.0.0.1 that was not routed
 //	                there; on the interface, to send one from 127.0.0.1. Nobody
 //	                but us is on that link.
-//	rp_filter       loose on lo: a strict one, which some hosts hand down to new
-//	                namespaces, drops what came in by lo and would be answered by
-//	                the interface. The kernel takes the larger one of lo's and
-//	                that of all, and loose is the largest.
+//	rp_filter       2, loose, on lo: a strict one, which some hosts hand down to
+//	                new namespaces and some programs set, drops what came in by lo
+//	                and would be answered by the interface. The kernel takes the
+//	                larger one of lo's and that of all, and loose is the largest.
 func allowLoopbackRoutes(ifname string) error {
-	const strict, loose = 1, 2
-	if err := errors.Join(setIPv4Conf("lo", "route_localnet", 1), setIPv4Conf(ifname, "route_localnet", 1)); err != nil {
-		return err
-	}
-	for _, of := range []string{"all", "lo"} {
-		value, err := os.ReadFile(ipv4Conf(of, "rp_filter"))
-		if err != nil {
-			return err
-		}
-		if len(value) > 0 && value[0] == '0'+strict {
-			return setIPv4Conf("lo", "rp_filter", loose)
-		}
-	}
-	return nil
+	return errors.Join(
+		setIPv4Conf("lo", "route_localnet", "1"),
+		setIPv4Conf(ifname, "route_localnet", "1"),
+		setIPv4Conf("lo", "rp_filter", "2"))
 }
 
-// ipv4Conf is the file of a setting of an interface.
-func ipv4Conf(ifname, name string) string { return "/proc/sys/net/ipv4/conf/" + ifname + "/" + name }
-
-func setIPv4Conf(ifname, name string, value int) error {
-	return os.WriteFile(ipv4Conf(ifname, name), []byte(strconv.Itoa(value)), 0)
+// setIPv4Conf sets what holds for an interface.
+func setIPv4Conf(ifname, name, value string) error {
+	return os.WriteFile("/proc/sys/net/ipv4/conf/"+ifname+"/"+name, []byte(value), 0)
 }
