@@ -12,7 +12,7 @@ import (
 
 const (
 	// holdLimit is how long opening may take. What is open then is what counts.
-	holdLimit = 20 * time.Second
+	holdLimit = 30 * time.Second
 
 	// warmUp is how many are opened and closed beforehand.
 	warmUp = 10

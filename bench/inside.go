@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatekit/gatekit/bench/agent"
 	"github.com/gatekit/gatekit/bench/gates"
 	"github.com/gatekit/gatekit/bench/load"
@@ -123,6 +125,11 @@ func (b *bench) describe(found []gates.Gate) (err error) {
 	b.results.Taken = time.Now().UTC().Truncate(time.Second)
 	b.results.Rounds = b.Rounds
 	b.results.LoopSeconds, b.results.StreamSeconds = b.Duration.Seconds(), float64(b.Stream)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("getrlimit(RLIMIT_NOFILE): %w", err)
+	}
+	b.results.Descriptors = limit.Max
 	b.results.Subjects = []report.Subject{{Name: report.Loopback}}
 	for _, g := range found {
 		b.results.Subjects = append(b.results.Subjects, report.Subject{Name: g.Name, Version: g.Version})

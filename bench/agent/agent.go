@@ -141,6 +141,7 @@ func call[Reply any](ctx context.Context, a *Agent, method string, args any) (Re
 			// The errors of the Service itself come as rpc.ServerError.
 			if _, answered := errors.AsType[rpc.ServerError](got.err); !answered {
 				a.dead.Store(true)
+				got.err = fmt.Errorf("the agent is gone, and its gate may be: %w", got.err)
 			}
 			return got.reply, fmt.Errorf("%s: %w", method, got.err)
 		}

@@ -11,7 +11,7 @@ import (
 // Held are connections or flows that were opened and stay open.
 type Held struct {
 	// Open is how many there are, Failed how many were tried in vain. Elapsed is
-	// how long it all took.
+	// how long it took until the last of those that are open was.
 	Open, Failed int
 	Elapsed      time.Duration
 
@@ -52,8 +52,9 @@ func Hold(network string, to []netip.AddrPort, n int, limit time.Duration) (*Hel
 			continue
 		}
 		h.conns = append(h.conns, conn)
+		h.Elapsed = time.Since(start)
 	}
-	h.Open, h.Elapsed = len(h.conns), time.Since(start)
+	h.Open = len(h.conns)
 	return h, nil
 }
 

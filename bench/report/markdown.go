@@ -36,8 +36,12 @@ type Chart struct {
 // tables, and what failed.
 func (r *Results) Markdown(charts []Chart) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Taken on %s on %v. Medians of %d rounds; each loop ran for %v s, each stream for %v s.\n\n",
-		r.Taken.UTC().Format("2 January 2006, 15:04 UTC"), r.Machine, r.Rounds, r.LoopSeconds, r.StreamSeconds)
+	rounds := fmt.Sprintf("Medians of %d rounds", r.Rounds)
+	if r.Rounds == 1 {
+		rounds = "One round"
+	}
+	fmt.Fprintf(&b, "Taken on %s on %v. %s; each loop ran for %v s, each stream for %v s. Each process could have %s descriptors open.\n\n",
+		r.Taken.UTC().Format("2 January 2006, 15:04 UTC"), r.Machine, rounds, r.LoopSeconds, r.StreamSeconds, Number(float64(r.Descriptors)))
 	for _, s := range r.Subjects {
 		if s.Version != "" {
 			fmt.Fprintf(&b, "- %s %s\n", s.Name, s.Version)

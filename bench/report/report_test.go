@@ -47,7 +47,7 @@ func example() *Results {
 		Taken:       time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Machine:     meter.Machine{Kernel: "6.1", CPU: "Processor", CPUs: 2, Memory: 8 << 30},
 		Rounds:      2,
-		LoopSeconds: 1.5, StreamSeconds: 2,
+		LoopSeconds: 1.5, StreamSeconds: 2, Descriptors: 20_000,
 		Subjects: []Subject{{Name: Loopback}, {gatekit, "1"}, {slirp4netns, "2"}, {pasta, "3"}},
 	}
 	for subject, figures := range map[string][]float64{Loopback: {30, 32}, gatekit: {12, 14}, slirp4netns: {1, 1}, pasta: {0.1, 0.3}} {
@@ -98,7 +98,7 @@ func TestTheReportSaysWhatIsMetAndWhatIsNot(t *testing.T) {
 	r.Warnings = []string{"the machine was 40 % busy"}
 	got := r.Markdown([]Chart{{Group: "TCP streams", Title: "streams", Path: "benchmarks/streams.svg"}})
 	for _, want := range []string{
-		"Taken on 2 January 2026, 03:04 UTC on 2 × Processor, 8 GiB of memory, Linux 6.1. Medians of 2 rounds; each loop ran for 1.5 s, each stream for 2 s.",
+		"Taken on 2 January 2026, 03:04 UTC on 2 × Processor, 8 GiB of memory, Linux 6.1. Medians of 2 rounds; each loop ran for 1.5 s, each stream for 2 s. Each process could have 20 000 descriptors open.",
 		"- gatekit 1\n- slirp4netns 2\n",
 		"**Do not trust this run:** the machine was 40 % busy.",
 		"| TCP streams: one stream out, MTU 1500 | at least 10 × slirp4netns | 13.0 × (13.0 Gbit/s) | met |",

@@ -41,6 +41,10 @@ type Results struct {
 	LoopSeconds   float64 `json:"loopSeconds"`
 	StreamSeconds float64 `json:"streamSeconds"`
 
+	// Descriptors is how many each process could have open. Some gates need two
+	// for a connection.
+	Descriptors uint64 `json:"descriptors"`
+
 	// Subjects are those that were measured, in the order of the columns.
 	Subjects []Subject `json:"subjects"`
 
