@@ -28,6 +28,12 @@ type Arrival struct {
 // Batch receives datagrams with one call and sends them on, out of the same
 // memory, with another (recvmmsg(2), sendmmsg(2)). It is for one goroutine.
 // Nothing is allocated after NewBatch.
+//
+// A run of datagrams of one size goes through the network stack as one packet,
+// which the kernel cuts up where it arrives or leaves the host (UDP_SEGMENT,
+// udp(7)). That halves the cost of a run of 1200 bytes each. Where the kernel
+// does not take a run so, for one is larger than the route's MTU, it goes as it
+// came.
 type Batch struct {
 	headers  []mmsghdr
 	iovs     []unix.Iovec
@@ -36,10 +42,20 @@ type Batch struct {
 	buffer   []byte
 	size     int
 
-	// to and from are what all datagrams of one Send have in common.
-	to   [unix.SizeofSockaddrInet6]byte
-	from control
+	// to and from are what all datagrams of one Send have in common. segment is
+	// from with the size of the datagrams of a run.
+	to      [unix.SizeofSockaddrInet6]byte
+	from    control
+	segment [2]control
 }
+
+// Limits of a run: how many datagrams are worth it, how many the kernel takes
+// (UDP_MAX_SEGMENTS), and their size in all, less than any datagram may have.
+const (
+	minRun      = 4
+	maxRun      = 64
+	maxRunBytes = 65000
+)
 
 // control holds one control message, of which an in6_pktinfo is the largest.
 type control struct {
@@ -151,7 +167,67 @@ func (b *Batch) send(fd, first, last int) (int, error) {
 	for i := first; i < last; i++ {
 		b.iovs[i].SetLen(int(b.headers[i].len))
 	}
-	return b.call(unix.SYS_SENDMMSG, fd, b.headers[first:last])
+	sent := 0
+	for first+sent < last {
+		n := b.run(first+sent, last)
+		if n < minRun {
+			break
+		}
+		if err := b.sendRun(fd, first+sent, n); err == unix.ECONNREFUSED {
+			return sent, err // the answer to an earlier datagram
+		} else if err != nil {
+			break
+		}
+		sent += n
+	}
+	if first+sent == last {
+		return sent, nil
+	}
+	n, err := b.call(unix.SYS_SENDMMSG, fd, b.headers[first+sent:last])
+	return sent + n, err
+}
+
+// run is how many datagrams, of those from first on, are one run: all of one
+// size, but for the last, which may be smaller.
+func (b *Batch) run(first, last int) int {
+	size := b.headers[first].len
+	n, bytes := 0, uint32(0)
+	for i := first; i < last && n < maxRun; i++ {
+		length := b.headers[i].len
+		if bytes += length; length == 0 || length > size || bytes > maxRunBytes {
+			break
+		}
+		if n++; length < size {
+			break
+		}
+	}
+	return n
+}
+
+// sendRun sends n datagrams from first on with one message. What else their
+// headers have in common is the first one's.
+func (b *Batch) sendRun(fd, first, n int) error {
+	message := b.headers[first].hdr
+	message.Iov = &b.iovs[first]
+	message.SetIovlen(n)
+	b.segment[0] = b.from
+	size := (*control)(unsafe.Add(unsafe.Pointer(&b.segment[0]), message.Controllen))
+	size.Level, size.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+	size.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(size.data[:], uint16(b.headers[first].len))
+	message.Control = (*byte)(unsafe.Pointer(&b.segment[0]))
+	message.SetControllen(int(message.Controllen) + unix.CmsgSpace(2))
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		runtime.KeepAlive(b)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
 }
 
 func (b *Batch) call(number uintptr, fd int, headers []mmsghdr) (int, error) {

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -85,6 +86,99 @@ func TestBatchAnswersFromTheAddressThatWasAsked(t *testing.T) {
 				t.Fatalf("%d datagrams, the last is %q", n, b.Data(1))
 			}
 		})
+	}
+}
+
+// Runs of one size, their ends, and what is between them all come out as they
+// went in.
+func TestBatchKeepsDatagramsApart(t *testing.T) {
+	sizes := []int{}
+	for range 70 {
+		sizes = append(sizes, 1200)
+	}
+	sizes = append(sizes, 900, 1200, 1200, 0, 8, 8, 8, 8, 8, 9, 3, 3, 3, 3, 60000, 60000, 60000, 60000, 1, 0, 0, 0, 0, 0)
+	for _, ip := range []string{"127.0.0.1:0", "[::1]:0"} {
+		from, fromAt := bindUDP(t, ip)
+		middle, middleAt := bindUDP(t, ip)
+		onward, _ := bindUDP(t, ip)
+		end, endAt := bindUDP(t, ip)
+		for _, c := range []struct {
+			fd int
+			to netip.AddrPort
+		}{{from, middleAt}, {onward, endAt}} {
+			if err := Connect(c.fd, c.to); err != nil {
+				t.Fatal(err)
+			}
+			if err := SetBuffers(c.fd, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, fd := range []int{middle, end} {
+			if err := SetBuffers(fd, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}
+		relay := NewBatch(32, 1<<16)
+		buf := make([]byte, 1<<16)
+		next := 0 // of the sizes to arrive
+		check := func(fd int) {
+			t.Helper()
+			n, err := unix.Read(fd, buf)
+			if err != nil || n != sizes[next] || n > 0 && (buf[0] != byte(next) || buf[n-1] != byte(next)) {
+				t.Fatalf("%s, datagram %d: %d bytes of %v, %v, want %d", ip, next, n, buf[:min(n, 1)], err, sizes[next])
+			}
+			next++
+		}
+		for first := 0; first < len(sizes); { // as many at once as the queues hold
+			last := min(first+20, len(sizes))
+			for i := first; i < last; i++ {
+				if _, err := unix.Write(from, bytes.Repeat([]byte{byte(i)}, sizes[i])); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for first < last {
+				n := receive(t, relay, middle)
+				if sent, err := relay.Send(onward, 0, n); sent != n || err != nil {
+					t.Fatalf("%s: %d of %d sent, %v", ip, sent, n, err)
+				}
+				for range n {
+					check(end)
+				}
+				// And back to where they came from, from the address they were sent to.
+				arrival := Arrival{Peer: Endpoint{Addr: fromAt.Addr(), Port: fromAt.Port()}, Local: Endpoint{Addr: middleAt.Addr()}}
+				if sent, err := relay.Answer(middle, 0, n, arrival); sent != n || err != nil {
+					t.Fatalf("%s: %d of %d answered, %v", ip, sent, n, err)
+				}
+				next -= n
+				for range n {
+					check(from)
+				}
+				first += n
+			}
+		}
+	}
+}
+
+func TestRunsAreOfOneSize(t *testing.T) {
+	for _, tt := range []struct {
+		sizes []uint32
+		want  int
+	}{
+		{[]uint32{5}, 1},
+		{[]uint32{5, 5, 5}, 3},
+		{[]uint32{5, 5, 4, 4}, 3},
+		{[]uint32{5, 5, 6}, 2},
+		{[]uint32{5, 5, 0, 5}, 2},
+		{[]uint32{0, 5}, 0},
+		{[]uint32{30000, 30000, 30000}, 2},
+	} {
+		b := NewBatch(len(tt.sizes), 1)
+		for i, size := range tt.sizes {
+			b.headers[i].len = size
+		}
+		if got := b.run(0, len(tt.sizes)); got != tt.want {
+			t.Errorf("%v: %d, want %d", tt.sizes, got, tt.want)
+		}
 	}
 }
 
