@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -115,17 +116,38 @@ func setInts(fd int, options ...sockopt) error {
 	return nil
 }
 
-// Accept takes a connection off a listener's queue. It does not wait: EAGAIN
-// says that there is none.
-func Accept(fd int) (conn int, err error) {
+// Accept takes a connection off a listener's queue, and tells its peer's address.
+// It does not wait: EAGAIN says that there is none.
+func Accept(fd int) (conn int, peer netip.Addr, err error) {
+	var sa unix.Sockaddr
 	err = retry(func() (err error) {
-		conn, _, err = unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		conn, sa, err = unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		return err
 	})
 	if err != nil {
-		return -1, os.NewSyscallError("accept4", err)
+		return -1, netip.Addr{}, os.NewSyscallError("accept4", err)
 	}
-	return conn, nil
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		peer = netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		peer = netip.AddrFrom16(sa.Addr)
+	}
+	return conn, peer, nil
+}
+
+// Pacing says whether TCP sockets pace what they send unless told otherwise:
+// whether the host's congestion control is a kind of BBR, which needs that.
+func Pacing() bool {
+	name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	return err == nil && bytes.HasPrefix(name, []byte("bbr"))
+}
+
+// Unpace has a TCP socket send as fast as its peer takes it, by Reno, which every
+// kernel has and every user may choose (tcp(7)). It is for peers on this host,
+// where there is nothing to probe and pacing costs a timer for each burst.
+func Unpace(fd int) error {
+	return os.NewSyscallError("setsockopt TCP_CONGESTION", unix.SetsockoptString(fd, unix.SOL_TCP, unix.TCP_CONGESTION, "reno"))
 }
 
 // Connect starts to connect fd. It does not wait: EINPROGRESS says that the

@@ -53,17 +53,20 @@ func connect(t *testing.T, fd int, to netip.AddrPort) error {
 
 func TestAcceptedConnectionsInheritWhatTheListenerHas(t *testing.T) {
 	listener, at := listenTCP(t, "127.0.0.1:0")
-	if _, err := Accept(listener); !errors.Is(err, unix.EAGAIN) {
+	if _, _, err := Accept(listener); !errors.Is(err, unix.EAGAIN) {
 		t.Fatalf("an empty queue gives %v", err)
 	}
 	if err := connect(t, newSocket(t, unix.AF_INET, unix.SOCK_STREAM), at); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := Accept(listener)
-	if err != nil {
-		t.Fatal(err)
+	fd, peer, err := Accept(listener)
+	if err != nil || peer != at.Addr() {
+		t.Fatalf("a connection from %v, %v", peer, err)
 	}
 	defer unix.Close(fd)
+	if err := Unpace(fd); err != nil {
+		t.Error(err)
+	}
 	for _, want := range []sockopt{
 		{unix.SOL_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.SOL_TCP, unix.TCP_KEEPIDLE, 30}, {unix.SOL_TCP, unix.TCP_KEEPINTVL, 15}, {unix.SOL_TCP, unix.TCP_KEEPCNT, 5},
@@ -161,7 +164,7 @@ func TestPipeCarriesAStreamAndItsEnd(t *testing.T) {
 	if err := connect(t, a, at); err != nil {
 		t.Fatal(err)
 	}
-	b, err := Accept(listener)
+	b, _, err := Accept(listener)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,7 @@ type listener struct {
 type acceptor struct {
 	driver  *Driver
 	loop    *loop
+	pacing  bool                   // accepted sockets pace what they send
 	all     map[*listener]struct{} // the loop's own, as is resting
 	resting []*listener
 }
@@ -50,7 +51,7 @@ func newAcceptor(d *Driver) (*acceptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &acceptor{driver: d, loop: l, all: map[*listener]struct{}{}}, nil
+	return &acceptor{driver: d, loop: l, pacing: linux.Pacing(), all: map[*listener]struct{}{}}, nil
 }
 
 // run serves until the loop is stopped, and closes all listeners then.
@@ -107,10 +108,13 @@ func (a *acceptor) close(l *listener) {
 // accept takes what has come to l.
 func (a *acceptor) accept(l *listener) {
 	for range acceptBurst {
-		fd, err := linux.Accept(l.fd)
+		fd, peer, err := linux.Accept(l.fd)
 		switch {
 		case err == nil:
 			l.rest = 0
+			if a.pacing && peer.IsLoopback() {
+				_ = linux.Unpace(fd) // slower without, and no worse
+			}
 			a.driver.admit(l, fd)
 		case errors.Is(err, unix.EAGAIN):
 			return
