@@ -33,6 +33,11 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		"remove-ports without ids":   {[]string{"remove-ports"}, "an id is missing"},
 		"remove-ports with a name":   {[]string{"remove-ports", "1", "web"}, `"web"`},
 		"remove-ports into the past": {[]string{"remove-ports", "--drain=-1s", "1"}, "--drain=-1s"},
+		"policy without a command":   {[]string{"policy"}, "show, set, allow or deny"},
+		"policy without such":        {[]string{"policy", "mend"}, "no such command: mend"},
+		"policy show of something":   {[]string{"policy", "show", "x"}, `"x"`},
+		"policy set of nothing":      {[]string{"policy", "set"}, "--default is missing"},
+		"policy allow of nothing":    {[]string{"policy", "allow"}, "a rule is missing"},
 		"exec without a command":     {[]string{"exec"}, "a command is missing"},
 		"exec with a flag":           {[]string{"exec", "-it", "sh"}, "gatectl exec --help"},
 	} {

@@ -64,12 +64,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 func newApp(stdout io.Writer) *cli.App {
 	commands := []*cli.Command{
-		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(), removePortsCommand(), execCommand(),
+		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(), removePortsCommand(), policyCommand(), execCommand(),
 	}
 	for _, c := range commands {
 		// "gatectl exec help" runs help.
-		c.HideHelpCommand = true
-		c.OnUsageError = usageError
+		for _, c := range append(c.Subcommands, c) {
+			c.HideHelpCommand = true
+			c.OnUsageError = usageError
+		}
 	}
 	return &cli.App{
 		Name:      "gatectl",
@@ -82,12 +84,13 @@ func newApp(stdout io.Writer) *cli.App {
 			&cli.StringFlag{Name: "socket", Usage: "`PATH` of the API's socket"},
 			&cli.StringFlag{Name: "gate", Usage: "`NAME` of the gate, as given by gatekit --name"},
 		},
-		Commands:        commands,
-		HideHelpCommand: true,
-		Writer:          stdout,
-		ErrWriter:       io.Discard, // what goes wrong is said once, by run
-		OnUsageError:    usageError,
-		ExitErrHandler:  func(*cli.Context, error) {},
+		Commands:                  commands,
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true, // a rule has commas
+		Writer:                    stdout,
+		ErrWriter:                 io.Discard, // what goes wrong is said once, by run
+		OnUsageError:              usageError,
+		ExitErrHandler:            func(*cli.Context, error) {},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fmt.Errorf("%w: no such command: %s; see gatectl --help", errUsage, name)

@@ -21,6 +21,7 @@ import (
 	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/api/server"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -56,9 +57,10 @@ func beChild() {
 
 // fakeGate is the gate behind a test's API.
 type fakeGate struct {
-	mu    sync.Mutex // guards ports
-	ports []api.PortStatus
-	info  api.Info
+	mu     sync.Mutex // guards ports and policy
+	ports  []api.PortStatus
+	policy api.Policy
+	info   api.Info
 }
 
 func (g *fakeGate) Info() api.Info { return g.info }
@@ -90,6 +92,22 @@ func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
 	if on {
 		g.ports = []api.PortStatus{{ID: 9, Spec: api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: 80, ChildPort: 80}}}
 	}
+	return nil
+}
+
+func (g *fakeGate) Policy() (api.Policy, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.policy, nil
+}
+
+func (g *fakeGate) SetPolicy(p api.Policy) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if slices.Contains(p.Allow, "x") {
+		return fmt.Errorf("%w: rule \"x\": it has no ://", network.ErrPolicy)
+	}
+	g.policy = p
 	return nil
 }
 

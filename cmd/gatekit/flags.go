@@ -69,6 +69,11 @@ func flags() []cli.Flag {
 		&cli.BoolFlag{Category: network, Name: "detach-netns", Usage: "keep the network namespace at <state-dir>/netns and run COMMAND in the host's"},
 		&cli.StringSliceFlag{Category: network, Name: "dns", Usage: "upstream `ADDR[:PORT]` instead of the host's, repeatable"},
 		&cli.StringSliceFlag{Category: network, Name: "dns-search", Usage: "search `DOMAIN` instead of the host's, repeatable"},
+		&cli.StringSliceFlag{Category: network, Name: "outbound-addr", Usage: "source `ADDRESS` of outgoing connections, one of each family, repeatable"},
+		&cli.StringFlag{Category: network, Name: "outbound-interface", Usage: "`NAME` of the host's interface that outgoing connections leave by"},
+		&cli.StringFlag{Category: network, Name: "egress-default", Value: "allow", Usage: "allow or deny: `WHAT` becomes of flows that no egress rule matches"},
+		&cli.StringSliceFlag{Category: network, Name: "egress-allow", Usage: "`RULE` as tcp://*.example.com:443 or any://[2001:db8::/32], repeatable; of tcp, udp, icmp or any; for an address, network, DNS name, @host or *"},
+		&cli.StringSliceFlag{Category: network, Name: "egress-deny", Usage: "`RULE` as --egress-allow, and stronger, repeatable"},
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 
 		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},

@@ -112,6 +112,12 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
 			}
 		}
+		// Without these, a gate would be more open than it was asked to be.
+		for _, flag := range []string{"egress-default", "egress-allow", "egress-deny", "outbound-addr", "outbound-interface"} {
+			if c.IsSet(flag) {
+				return fmt.Errorf("--%s needs --net=slirp", flag)
+			}
+		}
 	}
 	o.Network, err = make(c, o.Logger)
 	return err
@@ -145,6 +151,19 @@ func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 			return nil, err
 		}
 		o.Upstreams = append(o.Upstreams, upstream)
+	}
+	o.Policy = network.Policy{
+		Default: c.String("egress-default"),
+		Allow:   c.StringSlice("egress-allow"),
+		Deny:    c.StringSlice("egress-deny"),
+	}
+	o.OutboundInterface = c.String("outbound-interface")
+	for _, s := range c.StringSlice("outbound-addr") {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || addr.Zone() != "" {
+			return nil, fmt.Errorf("--outbound-addr=%s: want an address of the host, such as 198.51.100.7 or 2001:db8::7", s)
+		}
+		o.OutboundAddrs = append(o.OutboundAddrs, addr)
 	}
 	return slirp.New(o)
 }

@@ -52,6 +52,16 @@ type PortSpec struct {
 	ChildPort  int    `json:"childPort"`
 }
 
+// Policy says what the namespace may reach. Deny wins over allow, and what no rule
+// matches is as the default says.
+type Policy struct {
+	// Default is "allow" or "deny".
+	Default string `json:"default"`
+	// Allow and Deny are rules, PROTO://TARGET[:PORTS]. Answers have no null.
+	Allow []string `json:"allow"`
+	Deny  []string `json:"deny"`
+}
+
 // PortStatus is one forward that is in place.
 type PortStatus struct {
 	ID   int      `json:"id"`

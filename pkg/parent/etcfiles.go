@@ -2,8 +2,10 @@ package parent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/gatekit/gatekit/pkg/network"
@@ -77,6 +79,20 @@ func hostsFile(hostCopy []byte, machine string, extra []HostEntry) []byte {
 		fmt.Fprintf(&b, "127.0.0.1 %s\n::1 %s\n", machine, machine)
 	}
 	return b.Bytes()
+}
+
+// rewrite changes the content of a file in place, because it is bound over another
+// one. Who reads it meanwhile never finds it empty.
+func rewrite(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // resolvConf is the resolv.conf(5) that a plan asks for.

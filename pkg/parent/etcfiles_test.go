@@ -2,6 +2,8 @@ package parent
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -104,5 +106,31 @@ func TestResolvConf(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestAFileIsRewrittenInPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("nameserver 10.0.2.3\nsearch a.test b.test\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range []string{"nameserver 10.0.2.3\n", "nameserver 10.0.2.3\nsearch c.test\noptions ndots:2\n"} {
+		if err := rewrite(path, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != content {
+			t.Errorf("it holds %q, %v, want %q", got, err, content)
+		}
+	}
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it is another file: %v", err)
+	}
+	if err := rewrite(path+"x", nil); err == nil {
+		t.Error("a file that is not there is made")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -90,6 +91,36 @@ func (f facade) AutoPorts(ctx context.Context, on bool) error {
 	default:
 		return f.g.auto.Disable(ctx)
 	}
+}
+
+// policed is what a network driver may implement to be told what the namespace may
+// reach.
+type policed interface {
+	Policy() network.Policy
+	SetPolicy(network.Policy) error
+}
+
+// errNoPolicy answers those who ask for the policy of a gate whose network has
+// none.
+var errNoPolicy = &api.Error{
+	Code:    api.CodeBadRequest,
+	Message: "the network of this gate takes no egress policy: start it with --net=slirp",
+}
+
+func (f facade) Policy() (api.Policy, error) {
+	n, ok := f.g.o.Network.(policed)
+	if !ok {
+		return api.Policy{}, errNoPolicy
+	}
+	return api.Policy(n.Policy()), nil
+}
+
+func (f facade) SetPolicy(p api.Policy) error {
+	n, ok := f.g.o.Network.(policed)
+	if !ok {
+		return errNoPolicy
+	}
+	return n.SetPolicy(network.Policy(p))
 }
 
 func statuses(in []port.Status) []api.PortStatus {

@@ -33,6 +33,7 @@ import (
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/internal/statedir"
 	"github.com/gatekit/gatekit/pkg/api/server"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
 	"github.com/gatekit/gatekit/pkg/port/auto"
 )
@@ -316,9 +317,32 @@ func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {
 	select {
 	case <-ready:
 		g.o.Logger.Debug("the network carries traffic", "driver", g.o.Network.Info().Driver)
+		g.followPlan(ctx, parts)
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// follower is what a network driver may implement whose plan changes, in its
+// search domains and options. Follow returns when ctx is done.
+type follower interface {
+	Follow(ctx context.Context, changed func(network.Plan))
+}
+
+// followPlan keeps resolv.conf as the plan is.
+func (g *gate) followPlan(ctx context.Context, parts *errgroup.Group) {
+	f, ok := g.o.Network.(follower)
+	if !ok {
+		return
+	}
+	parts.Go(func() error {
+		f.Follow(ctx, func(plan network.Plan) {
+			if err := rewrite(g.dir.ResolvConf(), resolvConf(plan)); err != nil {
+				g.o.Logger.Warn("the namespace's resolv.conf is not up to date", "error", err)
+			}
+		})
+		return nil
+	})
 }
 
 // startPorts runs the port driver and puts the first forwards in place.

@@ -135,6 +135,27 @@ func (c *Client) AutoPorts(ctx context.Context, on bool) error {
 	return c.call(ctx, method, "/v1/ports/auto", nil, nil)
 }
 
+// Policy says what the namespace may reach.
+func (c *Client) Policy(ctx context.Context) (api.Policy, error) {
+	var p api.Policy
+	err := c.call(ctx, http.MethodGet, "/v1/policy", nil, &p)
+	return p, err
+}
+
+// SetPolicy changes what the namespace may reach, as a whole, and returns it as it
+// was understood. Flows that are no longer allowed end.
+func (c *Client) SetPolicy(ctx context.Context, p api.Policy) (api.Policy, error) {
+	if p.Allow == nil {
+		p.Allow = []string{}
+	}
+	if p.Deny == nil {
+		p.Deny = []string{}
+	}
+	var now api.Policy
+	err := c.call(ctx, http.MethodPut, "/v1/policy", p, &now)
+	return now, err
+}
+
 // call sends in, where it is not nil, and decodes the answer into out, where
 // that is not nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

@@ -64,6 +64,8 @@ func TestWhatIsSent(t *testing.T) {
 		switch r.Method + r.URL.Path {
 		case "GET/v1/info", "POST/v1/ports":
 			io.WriteString(w, `{"id":5,"future":true}`)
+		case "GET/v1/policy", "PUT/v1/policy":
+			io.WriteString(w, `{"default":"deny","allow":["a","b"],"deny":[]}`)
 		case "GET/v1/ports", "POST/v1/ports/batch":
 			io.WriteString(w, `[{"id":5},{"id":6}]`)
 		}
@@ -82,6 +84,11 @@ func TestWhatIsSent(t *testing.T) {
 		{"POST /v1/ports/batch application/json []", func() (int, error) { l, err := c.AddPorts(ctx, nil); return len(l), err }},
 		{"DELETE /v1/ports/7  ", func() (int, error) { return 0, c.RemovePort(ctx, 7) }},
 		{"DELETE /v1/ports/7?drain=1m30s  ", func() (int, error) { return 0, c.DrainPort(ctx, 7, 90*time.Second) }},
+		{"GET /v1/policy  ", func() (int, error) { p, err := c.Policy(ctx); return len(p.Allow), err }},
+		{`PUT /v1/policy application/json {"default":"deny","allow":["tcp://*"],"deny":[]}`, func() (int, error) {
+			p, err := c.SetPolicy(ctx, api.Policy{Default: "deny", Allow: []string{"tcp://*"}})
+			return len(p.Allow), err
+		}},
 		{"PUT /v1/ports/auto  ", func() (int, error) { return 0, c.AutoPorts(ctx, true) }},
 		{"DELETE /v1/ports/auto  ", func() (int, error) { return 0, c.AutoPorts(ctx, false) }},
 	} {

@@ -70,6 +70,7 @@ func TestTheAnswersAreThoseOfTheDocument(t *testing.T) {
 	}
 	bodies := map[string][]string{
 		"POST /v1/ports":       {spec, taken, broken, "", large},
+		"PUT /v1/policy":       {`{"default":"deny"}`, "{}", `{"default":"deny","deny":["bad"]}`, `{"default":"deny","deny":["broken"]}`, large},
 		"POST /v1/ports/batch": {"[" + spec + "]", "[" + taken + "]", "[" + broken + "]", "", large},
 	}
 	ids := []string{"1", "2", "x", "666"}
@@ -100,6 +101,9 @@ func TestTheAnswersAreThoseOfTheDocument(t *testing.T) {
 			}
 		}
 		call(New(Options{Gate: &fakeGate{panic: true}, UIDs: []uint32{1}}), 1, name, "1", "")
+		if name == "GET /v1/policy" {
+			call(New(Options{Gate: &fakeGate{lawless: true}, UIDs: []uint32{1}}), 1, name, "", "")
+		}
 		call(New(Options{Gate: gate(), UIDs: []uint32{1}}), 2, name, "1", spec)
 	}
 	if diff := cmp.Diff(documented(t), seen); diff != "" {

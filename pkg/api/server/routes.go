@@ -17,6 +17,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -35,6 +36,7 @@ func (s *Server) routes() map[string]methods {
 		"/v1/ports/batch": {http.MethodPost: s.addPorts},
 		"/v1/ports/auto":  {http.MethodPut: s.autoPorts(true), http.MethodDelete: s.autoPorts(false)},
 		"/v1/ports/{id}":  {http.MethodDelete: s.removePort},
+		"/v1/policy":      {http.MethodGet: s.policy, http.MethodPut: s.setPolicy},
 	}
 }
 
@@ -147,7 +149,7 @@ func wireError(err error) *api.Error {
 		return e
 	case errors.As(err, &tooLarge):
 		return &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
-	case errors.Is(err, port.ErrInvalid):
+	case errors.Is(err, port.ErrInvalid), errors.Is(err, network.ErrPolicy):
 		code = api.CodeBadRequest
 	case errors.Is(err, port.ErrConflict):
 		code = api.CodeConflict
@@ -217,6 +219,31 @@ func (s *Server) autoPorts(on bool) handler {
 	return func(r *http.Request) (int, any, error) {
 		return http.StatusOK, nil, s.o.Gate.AutoPorts(r.Context(), on)
 	}
+}
+
+func (s *Server) policy(*http.Request) (int, any, error) {
+	p, err := s.o.Gate.Policy()
+	if err != nil {
+		return 0, nil, err
+	}
+	p.Allow, p.Deny = notNil(p.Allow), notNil(p.Deny)
+	return http.StatusOK, p, nil
+}
+
+// setPolicy wants the default to be said: a body that left it out by mistake would
+// open everything.
+func (s *Server) setPolicy(r *http.Request) (int, any, error) {
+	p, err := decode[api.Policy](r, "{", "a policy")
+	if err != nil {
+		return 0, nil, err
+	}
+	if p.Default == "" {
+		return 0, nil, badBody("a policy", "default is missing; want allow or deny")
+	}
+	if err := s.o.Gate.SetPolicy(p); err != nil {
+		return 0, nil, err
+	}
+	return s.policy(r)
 }
 
 // decode reads a request's body, which is one JSON value that begins with open.

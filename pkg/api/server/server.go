@@ -59,6 +59,12 @@ type Gate interface {
 	// AutoPorts turns automatic forwards on or off, as they may be already.
 	// Errors are answered as AddPorts's.
 	AutoPorts(ctx context.Context, on bool) error
+
+	// Policy says what the namespace may reach. SetPolicy changes that as a whole,
+	// or not at all. An error that wraps network.ErrPolicy is answered with 400, an
+	// *api.Error with its code, all else with 500.
+	Policy() (api.Policy, error)
+	SetPolicy(p api.Policy) error
 }
 
 // Options for New.

@@ -23,6 +23,7 @@ import (
 	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/api/client"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -38,6 +39,9 @@ type fakeGate struct {
 	stuck bool          // AddPorts does not look at its context
 	began chan struct{} // when not nil, gets a value when AddPorts begins
 	panic bool          // Info and ListPorts panic
+
+	policy  api.Policy
+	lawless bool // there is no policy
 }
 
 func (g *fakeGate) Info() api.Info {
@@ -101,6 +105,27 @@ func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
 		panic("no automatic ports")
 	}
 	g.auto = on
+	return nil
+}
+
+func (g *fakeGate) Policy() (api.Policy, error) {
+	switch {
+	case g.panic:
+		panic("no policy")
+	case g.lawless:
+		return api.Policy{}, &api.Error{Code: api.CodeBadRequest, Message: "no policy here"}
+	}
+	return g.policy, nil
+}
+
+func (g *fakeGate) SetPolicy(p api.Policy) error {
+	switch {
+	case slices.Contains(p.Deny, "bad"):
+		return fmt.Errorf("%w: bad rule", network.ErrPolicy)
+	case slices.Contains(p.Deny, "broken"):
+		return errors.New("the network is gone")
+	}
+	g.policy = p
 	return nil
 }
 
