@@ -51,16 +51,19 @@ func TestEpollReportsADescriptorUntilItIsNoLongerReady(t *testing.T) {
 	if n, err := e.Wait(ready); n != 1 || err != nil {
 		t.Fatalf("got %d, %v", n, err)
 	}
-	for name, quiet := range map[string]func() error{
-		"modified to no events": func() error { return e.Modify(r, token, 0) },
-		"deleted":               func() error { return e.Delete(r) },
+	for _, quiet := range []struct {
+		name string
+		call func() error
+	}{
+		{"modified to no events", func() error { return e.Modify(r, token, 0) }},
+		{"deleted", func() error { return e.Delete(r) }},
 	} {
-		if err := quiet(); err != nil {
-			t.Fatalf("%s: %v", name, err)
+		if err := quiet.call(); err != nil {
+			t.Fatalf("%s: %v", quiet.name, err)
 		}
 		e.Wake()
 		if n, err := e.Wait(ready); n != 0 || err != nil {
-			t.Errorf("%s: got %d, %v", name, n, err)
+			t.Errorf("%s: got %d, %v", quiet.name, n, err)
 		}
 	}
 }
