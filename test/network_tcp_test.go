@@ -174,7 +174,7 @@ func TestAnAddressThatDoesNotAnswerStallsNobody(t *testing.T) {
 	var waiting []*testenv.Process
 	var keys []io.Closer
 	for _, hole := range blackholes {
-		cmd := g.in("probe", "pending", "500", at(hole, 80))
+		cmd := g.in("probe", "pending", "1000", at(hole, 80))
 		stdin, w := io.Pipe()
 		cmd.Stdin = stdin
 		p := s.Start(t, cmd)

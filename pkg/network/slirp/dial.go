@@ -131,6 +131,12 @@ func newStreamSocket(to netip.Addr) (int, error) {
 		// it is not allowed it is only slower.
 		_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	}
+	// Urgent data stays where it is in the stream (tcp(7)): the stack knows no other
+	// place for it.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
 	// The sender in the namespace has decided how to cut its stream, so nothing is
 	// held back for more.
 	if err := linux.TuneTCP(fd, keepAlive); err != nil {

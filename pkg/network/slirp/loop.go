@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
@@ -25,6 +26,10 @@ import (
 type loop struct {
 	epoll     *linux.Epoll
 	datagrams *linux.Batch // of the host side, made when first needed
+
+	// halfOpen is after how long a silence a peer that has ended its half of a
+	// connection is probed (relay.probeGuest).
+	halfOpen time.Duration
 
 	mu       sync.Mutex // guards watchers and stopped
 	watchers map[int]watcher
@@ -59,7 +64,7 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{epoll: epoll, watchers: make(map[int]watcher)}
+	l := &loop{epoll: epoll, halfOpen: halfOpenIdle, watchers: make(map[int]watcher)}
 	l.ready.init()
 	return l, nil
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
@@ -24,7 +26,9 @@ import (
 //	FIN      <-  Shutdown(ShutdownWrite)      <-     read: end of stream
 //	RST      <-  Abort                        <-     any error
 //
-// The relay ends when both directions have, or with a reset.
+// The relay ends when both directions have, or with a reset. There is no limit on
+// how long it is idle: keepalive probes find out, on both sides, whether the peer
+// is still there.
 type relay struct {
 	loop  *loop
 	ep    tcpip.Endpoint
@@ -138,6 +142,10 @@ func (r *relay) NotifyEvent(mask waiter.EventMask) {
 // guestEvent does what the events of the endpoint ask for.
 func (r *relay) guestEvent() {
 	mask := waiter.EventMask(r.guest.Swap(0))
+	if mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHost.done.Load() && guestGone(r.ep) {
+		r.end(true)
+		return
+	}
 	if mask&^waiter.WritableEvents != 0 {
 		r.runToHost()
 	}
@@ -151,12 +159,33 @@ func (r *relay) hostEvent(_ *loop, events uint32) {
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		r.hostEnded.Store(true)
 	}
+	if events&unix.EPOLLERR != 0 && r.toGuest.done.Load() && r.hostGone() {
+		r.end(true)
+		return
+	}
 	if events&unix.EPOLLOUT != 0 && r.hostBlocked.Load() {
 		r.runToHost()
 	}
 	if events&^unix.EPOLLOUT != 0 {
 		r.runToGuest()
 	}
+}
+
+// guestGone says whether a connection has come to its end, by a reset or because
+// nobody answers. Where the guest's half had ended before, nobody reads any more
+// and would learn of it.
+func guestGone(ep tcpip.Endpoint) bool {
+	state := tcp.EndpointState(ep.State())
+	return state == tcp.StateError || state == tcp.StateClose
+}
+
+// hostGone says the same of the host's side.
+func (r *relay) hostGone() bool {
+	if !r.users.enter() {
+		return false
+	}
+	defer r.leave()
+	return linux.SocketError(r.fd) != nil
 }
 
 // abort implements watcher.
@@ -221,6 +250,31 @@ func (r *relay) finished(d, other *direction) {
 	}
 }
 
+// halfOpenIdle is how long a kernel keeps a connection that its program has closed
+// and whose other half goes on (tcp_fin_timeout in tcp(7)).
+const halfOpenIdle = time.Minute
+
+// A program that closes a connection and one that ends its half of it send the
+// same FIN. Whether somebody is left to take what comes is told by the kernel on
+// that side, when it is asked: after a close it forgets the connection, and
+// answers a keepalive probe with a reset. Otherwise connections of which the other
+// end never closes its half would stay for ever, in FIN_WAIT2 and CLOSE_WAIT.
+
+// probeGuest has the namespace probed.
+func (r *relay) probeGuest() {
+	idle := tcpip.KeepaliveIdleOption(r.loop.halfOpen)
+	_ = r.ep.SetSockOpt(&idle) // the value is in range
+}
+
+// probeHost has the peer on the host's side probed.
+func (r *relay) probeHost() {
+	seconds := int(max(time.Second, r.loop.halfOpen) / time.Second)
+	// They fail on no TCP socket. Linux counts from a probe by the interval, also
+	// when it was answered.
+	_ = unix.SetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
+	_ = unix.SetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
+}
+
 // pumpToHost moves what the endpoint has received into the socket.
 func (r *relay) pumpToHost() {
 	for moved := 0; !r.toHost.done.Load() && !r.closing.Load(); {
@@ -253,6 +307,9 @@ func (r *relay) pumpToHost() {
 				return
 			}
 			r.finished(&r.toHost, &r.toGuest)
+			if !r.toGuest.done.Load() {
+				r.probeGuest()
+			}
 			return
 		default:
 			r.end(true)
@@ -288,6 +345,9 @@ func (r *relay) pumpToGuest() {
 			case n == 0:
 				r.ep.Shutdown(tcpip.ShutdownWrite)
 				r.finished(&r.toGuest, &r.toHost)
+				if !r.toHost.done.Load() {
+					r.probeHost()
+				}
 				return
 			}
 			available = 1

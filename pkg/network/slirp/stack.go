@@ -115,9 +115,12 @@ func configureTCP(s *stack.Stack) error {
 	// Let the receive buffer grow with what the host's side drains.
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	// A minute, the default, would hold the memory of tens of thousands of
-	// connections that the host closed first. No segment is on its way on a TAP for
-	// longer than its queue is.
-	timeWait := tcpip.TCPTimeWaitTimeoutOption(time.Second)
+	// connections that the host closed first, and for as long would the namespace
+	// wait that uses a port again: a SYN for an endpoint in TIME_WAIT is dropped.
+	// No old segment is on its way on a TAP. A FIN of the namespace that is sent
+	// again, because our last ACK was lost, is answered by a reset, which means no
+	// more to a socket that has closed both halves.
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(time.Nanosecond)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &timeWait, &receive, &send} {
