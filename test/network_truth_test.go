@@ -258,3 +258,66 @@ func TestUnreachableIsToldAtOnce(t *testing.T) {
 	}
 	g.stop(t)
 }
+
+// The gate's interface has its addresses, and nothing that is in doubt.
+func TestIPv6InsideIsSettled(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0")
+	if strings.Count(out, "inet6") != 2 || !strings.Contains(out, " fd67:6174:656b::100/64 scope global") || !strings.Contains(out, " fe80::") {
+		t.Errorf("%s\nwant the address and a link-local one", out)
+	}
+	for _, doubt := range []string{"tentative", "dadfailed", "dynamic", "deprecated"} {
+		if strings.Contains(out, doubt) {
+			t.Errorf("%s\nwant nothing %s", out, doubt)
+		}
+	}
+	if out := g.run(t, "ip", "-6", "route"); strings.Contains(out, "proto ra") || strings.Count(out, "default") != 1 {
+		t.Errorf("%s\nwant one default route, of our own", out)
+	}
+	g.stop(t)
+}
+
+// An address that the gateway has cannot be taken inside; any other can.
+func TestDuplicateAddressesAreDetected(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.tap0.accept_dad=1")
+	g.run(t, "ip", "address", "add", "fd67:6174:656b::2/64", "dev", "tap0")
+	g.run(t, "ip", "address", "add", "fd67:6174:656b::77/64", "dev", "tap0")
+	testenv.Until(t, "both addresses to be settled", func() bool {
+		out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0", "tentative", "-dadfailed")
+		return !strings.Contains(out, "inet6")
+	})
+	failed := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0", "dadfailed")
+	if !strings.Contains(failed, "fd67:6174:656b::2/64") || strings.Contains(failed, "::77/64") {
+		t.Errorf("duplicates: %q, want the gateway's address alone", failed)
+	}
+	g.stop(t)
+}
+
+// On a host without IPv6, what is IPv6 fails at once, and what is not is not held
+// up by it.
+func TestIPv6FailsAtOnceOnAHostWithoutIt(t *testing.T) {
+	s := newSite(t)
+	s.allowPings(t)
+	port := serveTCP(t, s.outside, "0.0.0.0:0", echoTCP).Port()
+	s.Do(t, func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644)
+	})
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	for _, addr := range []string{"2001:db8::2", "2606:4700::1111"} {
+		to := at(netip.MustParseAddr(addr), int(port))
+		if got, want := g.run(t, "probe", "connect", to), to+" network is unreachable\n"; got != want {
+			t.Errorf("TCP: %q, want %q", got, want)
+		}
+		if got := g.run(t, "probe", "udp-error", to, "100"); !strings.HasPrefix(got, "network is unreachable ") {
+			t.Errorf("UDP: %q, want that the network is unreachable", got)
+		}
+		if r := s.Run(t, g.in("ping", "-c", "1", "-W", "30", addr)); !strings.Contains(r.Stdout, "Destination unreachable: No route") {
+			t.Errorf("ping: %v, want no route", r)
+		}
+	}
+	g.run(t, "probe", "exchange", at(s.outside.Addr4, int(port)), "1000")
+	g.stop(t)
+}

@@ -66,6 +66,18 @@ func setCongestionControl() {
 	_ = os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0)
 }
 
+// expectNoRouter has the kernel take no router advertisements on an interface, and
+// so ask for none: its addresses and routes are those of the plan. Its link-local
+// address is good at once, since there is nobody else on the link to have it
+// (RFC 4862, 5.1 and 5.5). It is called before the interface is up. Where /proc/sys
+// cannot be written, three questions for a router stay without an answer, and that
+// address waits for a second.
+func expectNoRouter(ifname string) {
+	for _, knob := range []string{"accept_ra", "accept_dad"} {
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+ifname+"/"+knob, []byte("0"), 0)
+	}
+}
+
 // openTAP opens a TAP with offloads or, where the kernel or a sandbox refuses
 // them, a plain one.
 func openTAP(name string) (*os.File, error) {
@@ -109,6 +121,7 @@ func configure(nic *network.Interface) error {
 	if err := configureLink(handle, link, nic); err != nil {
 		return err
 	}
+	expectNoRouter(nic.Name)
 	for _, a := range nic.Addresses {
 		if err := addChildAddress(handle, link, a); err != nil {
 			return fmt.Errorf("add address %v to %s: %w", a, nic.Name, err)
