@@ -1,6 +1,7 @@
 package test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -28,6 +29,26 @@ func TestTheNamespacesResolvConfFollowsTheHosts(t *testing.T) {
 	if got := g.run(t, "getent", "ahostsv4", "web"); !strings.HasPrefix(got, "198.51.100.80 ") {
 		t.Errorf("web is %s", got)
 	}
+	// Another file in its place, as most programs do it.
+	s.WriteFile(t, "/etc/resolv.conf.new", server+"\nsearch a.test\n", 0o644)
+	if err := os.Rename(s.Path("/etc/resolv.conf.new"), s.Path("/etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	await("search a.test\n", "")
+	// A link, as systemd has it, and then what it leads to.
+	if err := os.MkdirAll(s.Path("/run/systemd/resolve"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.WriteFile(t, "/run/systemd/resolve/stub-resolv.conf", server+"\nsearch b.test\n", 0o644)
+	if err := os.Symlink("../run/systemd/resolve/stub-resolv.conf", s.Path("/etc/resolv.conf.new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(s.Path("/etc/resolv.conf.new"), s.Path("/etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	await("search b.test\n", "")
+	s.WriteFile(t, "/run/systemd/resolve/stub-resolv.conf", server+"\nsearch c.test\noptions edns0\n", 0o644)
+	await("search c.test\n", "options edns0\n")
 	g.stop(t)
 }
 

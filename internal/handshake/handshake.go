@@ -13,6 +13,7 @@
 //	stopped  child   Signal   -            the command was stopped by a terminal's signal
 //	sockets  parent  Request  -            the child makes sockets in the namespace
 //	sockets  child   Reply    n sockets    the answer to the request with this id
+//	rebind   parent  -        -            the child binds files that the host replaced
 //	exit     child   Exit     -            the command ended; the child ends too
 //	error    child   Error    -            the child failed, and says why; it ends
 //
@@ -45,6 +46,7 @@ const (
 	KindSignal  Kind = "signal"
 	KindStopped Kind = "stopped"
 	KindSockets Kind = "sockets"
+	KindRebind  Kind = "rebind"
 	KindExit    Kind = "exit"
 	KindError   Kind = "error"
 )

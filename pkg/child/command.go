@@ -174,6 +174,10 @@ func (c *child) receive(run chan<- struct{}, forward *forwarder) error {
 			close(run)
 		case handshake.KindSockets:
 			err = c.makeSockets(m)
+		case handshake.KindRebind:
+			if err := c.mounts.rebind(); err != nil {
+				c.log.Warn("files of /etc are the host's now", "error", err)
+			}
 		case handshake.KindSignal:
 			var s handshake.Signal
 			if err = m.Decode(&s); err == nil {

@@ -168,6 +168,32 @@ func (b fileBind) bind(copied []string, log *slog.Logger) error {
 	return linux.AttachTree(b.tree, b.target)
 }
 
+// rebind binds the files again that are no longer in place: when the host puts
+// another file in the place of one (rename(2), unlink(2)), as programs do that
+// write resolv.conf, the kernel takes away what other namespaces have mounted on it.
+// A target that is missing waits for the next call.
+func (m Mounts) rebind() error {
+	binds, err := openBinds(m)
+	defer closeBinds(binds)
+	if err != nil {
+		return err
+	}
+	for _, b := range binds {
+		ours, err := os.Stat(b.tree.Name())
+		if err != nil {
+			return err
+		}
+		now, err := os.Stat(b.target)
+		if errors.Is(err, os.ErrNotExist) || err == nil && os.SameFile(ours, now) {
+			continue
+		}
+		if err := linux.AttachTree(b.tree, b.target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeFile makes path a regular file to mount on. A link is replaced, its target
 // left alone.
 func makeFile(path string) error {

@@ -274,6 +274,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 	if err := g.session.conn.Send(handshake.KindRun, nil); err != nil {
 		return g.startError(err)
 	}
+	g.followPlan(ctx, parts)
 	return nil
 }
 
@@ -317,19 +318,19 @@ func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {
 	select {
 	case <-ready:
 		g.o.Logger.Debug("the network carries traffic", "driver", g.o.Network.Info().Driver)
-		g.followPlan(ctx, parts)
 	case <-ctx.Done():
 	}
 	return nil
 }
 
 // follower is what a network driver may implement whose plan changes, in its
-// search domains and options. Follow returns when ctx is done.
+// search domains and options. Follow calls changed when the host's resolver
+// configuration has changed, and returns when ctx is done.
 type follower interface {
 	Follow(ctx context.Context, changed func(network.Plan))
 }
 
-// followPlan keeps resolv.conf as the plan is.
+// followPlan keeps resolv.conf as the plan is, once the child takes messages.
 func (g *gate) followPlan(ctx context.Context, parts *errgroup.Group) {
 	f, ok := g.o.Network.(follower)
 	if !ok {
@@ -337,7 +338,12 @@ func (g *gate) followPlan(ctx context.Context, parts *errgroup.Group) {
 	}
 	parts.Go(func() error {
 		f.Follow(ctx, func(plan network.Plan) {
-			if err := rewrite(g.dir.ResolvConf(), resolvConf(plan)); err != nil {
+			err := rewrite(g.dir.ResolvConf(), resolvConf(plan))
+			if err == nil {
+				// The host may have put another file in its place.
+				err = g.startError(g.session.conn.Send(handshake.KindRebind, nil))
+			}
+			if err != nil {
 				g.o.Logger.Warn("the namespace's resolv.conf is not up to date", "error", err)
 			}
 		})

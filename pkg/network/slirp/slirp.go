@@ -255,9 +255,9 @@ func (n *Network) Plan() network.Plan {
 	return plan
 }
 
-// Follow calls changed with the plan whenever the host's resolver configuration
-// has changed it, until ctx is done. It is for one caller. Only while Run runs
-// does anything change.
+// Follow calls changed with the plan whenever the host's resolv.conf has changed,
+// or is another file, whether that has changed the plan or not, until ctx is done.
+// It is for one caller. Only while Run runs does anything change.
 func (n *Network) Follow(ctx context.Context, changed func(network.Plan)) {
 	for {
 		select {

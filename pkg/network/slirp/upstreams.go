@@ -28,7 +28,7 @@ type upstreamSource struct {
 	host atomic.Pointer[resolvConf]
 	turn atomic.Uint32 // counts queries, for "rotate"
 
-	// changed gets a value when search domains or options have.
+	// changed gets a value when the host's file may have.
 	changed chan struct{}
 }
 
@@ -63,18 +63,12 @@ func (u *upstreamSource) conf() resolvConf {
 	return conf
 }
 
-// reload reads the host's file again. A file that vanished, or that is empty,
+// reload reads the host's file again, and says so. A file that vanished, or that is empty,
 // leaves all as it was: it is on its way to be replaced.
 func (u *upstreamSource) reload() {
 	conf, err := readResolvConf(u.path)
-	if err != nil {
-		return
-	}
-	before := u.conf()
-	u.host.Store(&conf)
-	now := u.conf()
-	if slices.Equal(before.search, now.search) && slices.Equal(before.options, now.options) {
-		return
+	if err == nil {
+		u.host.Store(&conf)
 	}
 	select {
 	case u.changed <- struct{}{}:
@@ -138,9 +132,6 @@ func (u *upstreamSource) schedule() schedule {
 // follow keeps the host's part current until ctx is done. It costs nothing while
 // nothing changes: the kernel tells of changes (inotify).
 func (u *upstreamSource) follow(ctx context.Context, log *slog.Logger) {
-	if len(u.fixed.upstreams) > 0 && len(u.fixed.search) > 0 && len(u.fixed.options) > 0 {
-		return
-	}
 	inotify, err := linux.NewInotify()
 	if err != nil {
 		log.Warn("changes of the host's resolv.conf will not be noticed; sysctl fs.inotify.max_user_instances allows more watchers", "error", err)

@@ -121,24 +121,13 @@ func TestTheHostsResolvConfIsFollowed(t *testing.T) {
 	await("192.0.2.8")
 }
 
-// Only what the namespace's resolv.conf has of it is told to those who follow.
 func TestThePlanIsFollowed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("nameserver 192.0.2.1\nsearch a.test\n")
 	u, await := followed(t, path)
-	await("192.0.2.1")
-	write("nameserver 192.0.2.2\nsearch a.test\n")
-	await("192.0.2.2")
-	if len(u.changed) != 0 {
-		t.Error("another upstream is a change of the plan")
+	await("127.0.0.1")
+	if err := os.WriteFile(path, []byte("nameserver 192.0.2.3\nsearch b.test\noptions ndots:2\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	write("nameserver 192.0.2.3\nsearch b.test\noptions ndots:2\n")
 	await("192.0.2.3")
 	<-u.changed
 	if c := u.conf(); !slices.Equal(c.search, []string{"b.test"}) || !slices.Equal(c.options, []string{"ndots:2"}) {
