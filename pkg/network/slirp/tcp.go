@@ -99,7 +99,10 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 			d.cancel()
 			return true
 		case flags.Contains(header.TCPFlagSyn):
+			// Not for the forwarder, which may have done with this dial when it
+			// is still ours: it would call handle without one.
 			d.repeated()
+			return true
 		}
 	}
 	return t.forwarder.HandlePacket(id, pkt)

@@ -275,3 +275,14 @@ func TestFragmentsAreReassembled(t *testing.T) {
 		t.Errorf("got %q", msg)
 	}
 }
+
+func TestAHastilyRepeatedSYNDoesNotOvertakeTheEndOfItsDial(t *testing.T) {
+	r := newRig(t, rigOptions{bare: true})
+	r.introduce()
+	to, from := netip.AddrPortFrom(r.net.subnets[0].gateway, 9), netip.AddrPortFrom(childIPv4, 4000)
+	// Each is refused, and some come while the one before is done with.
+	for range 20_000 {
+		r.send(synFrame(from, to), vnetHeader{})
+	}
+	r.next(isReset(to))
+}
