@@ -266,3 +266,101 @@ func TestUDPSegmentsAreDatagrams(t *testing.T) {
 		t.Error("more segments were sent than Linux allows")
 	}
 }
+
+func TestUDPFilteringLetsInWhatItSays(t *testing.T) {
+	for name, test := range map[string]struct {
+		filtering Filtering
+		stranger  bool // whether another port of the address that was sent to gets in
+	}{
+		"address and port": {FilterAddressAndPort, false},
+		"address":          {FilterAddress, true},
+		"none":             {FilterNone, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := all
+			o.UDPFiltering = test.filtering
+			r := newRig(t, rigOptions{Options: o})
+			stranger, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stranger.Close()
+			server := listenUDP(t, "127.0.0.1:0", func(c *net.UDPConn, msg []byte, from netip.AddrPort) {
+				stranger.WriteTo([]byte("stranger"), net.UDPAddrFromAddrPort(from))
+				c.WriteToUDPAddrPort(msg, from)
+			})
+			addr, proto := fullAddress(netip.AddrPortFrom(r.net.subnets[0].child, 4000))
+			c, err := gonet.DialUDP(r.guest, &addr, nil, proto)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			c.WriteTo([]byte("friend"), net.UDPAddrFromAddrPort(r.gateway(server)))
+			want := map[string]netip.AddrPort{"friend": r.gateway(server)}
+			if test.stranger {
+				want["stranger"] = r.gateway(stranger.LocalAddr().(*net.UDPAddr).AddrPort())
+			}
+			buf := make([]byte, 20)
+			for range len(want) {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := from.(*net.UDPAddr).AddrPort(); got != want[string(buf[:n])] {
+					t.Errorf("%q from %v, want %v", buf[:n], got, want)
+				}
+			}
+			if !test.stranger {
+				testenv.Until(t, "the stranger's datagram to be dropped", func() bool { return r.e.udp.dropped.Load() == 1 })
+			}
+		})
+	}
+}
+
+func TestUDPFilteringByAddressKnowsItsPeers(t *testing.T) {
+	r := newRig(t, rigOptions{Options: Options{UDPFiltering: FilterAddress}, bare: true})
+	u := r.e.udp
+	peer, other := netip.AddrPortFrom(worldIPv4, 1), netip.MustParseAddrPort("198.51.100.8:1")
+	open := func(remote netip.AddrPort) *flow {
+		f, err := u.acquire(&datagram{src: netip.AddrPortFrom(childIPv4, 4000), dst: remote})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.session.release()
+		return f
+	}
+	first, second := open(peer), open(netip.AddrPortFrom(worldIPv4, 2))
+	third := open(other)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := first.session
+	accepts := func(a netip.AddrPort) bool { return u.accepts(s, netip.AddrPortFrom(a.Addr(), 99)) }
+	if !accepts(peer) || !accepts(other) || accepts(netip.MustParseAddrPort("198.51.100.9:1")) {
+		t.Error("what is accepted are not the addresses that were sent to")
+	}
+	u.end(first)
+	u.end(third)
+	if !accepts(peer) || accepts(other) {
+		t.Error("an address with a flow left is refused, or one without is accepted")
+	}
+	u.end(second)
+}
+
+// Short flows end in time where a long one has come first.
+func TestUDPShortFlowsDoNotWaitForLongOnes(t *testing.T) {
+	r := newRig(t, rigOptions{bare: true})
+	u := r.e.udp
+	for _, port := range []uint16{5000, ntpPort} {
+		f, err := u.acquire(&datagram{src: netip.AddrPortFrom(childIPv4, 4000), dst: netip.AddrPortFrom(worldIPv4, port)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.session.release()
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if in := time.Until(u.due); in > shortIdle {
+		t.Errorf("flows are looked at in %v, want %v at most", in, shortIdle)
+	}
+}
