@@ -192,24 +192,41 @@ func connectNonblock(to netip.AddrPort) (int, error) {
 // an Ethernet frame, several fragments, and the largest.
 var payloads = []int{0, 1, 1400, 1472, 1473, 9000, 65507}
 
+// pathMTU is what a datagram may hold on its way to another host of the tests,
+// and narrow how long to wait before one that is larger is sent again: the first
+// may be lost where its sender learns of the narrower path (RFC 1191, 3).
+const (
+	pathMTU = 1472
+	narrow  = time.Second
+)
+
 // echo sends a datagram from a socket and expects it back from where it went.
 func echo(conn *net.UDPConn, to netip.AddrPort, payload []byte) error {
-	if err := conn.SetDeadline(time.Now().Add(testenv.Patience)); err != nil {
-		return err
+	end := time.Now().Add(testenv.Patience)
+	wait := testenv.Patience
+	if len(payload) > pathMTU {
+		wait = narrow
 	}
-	if _, err := conn.WriteToUDPAddrPort(payload, to); err != nil {
-		return err
+	for {
+		if _, err := conn.WriteToUDPAddrPort(payload, to); err != nil && !errors.Is(err, unix.EMSGSIZE) {
+			return err
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return err
+		}
+		buf := make([]byte, 65535)
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end):
+			continue
+		case err != nil:
+			return fmt.Errorf("%d bytes to %v: %w", len(payload), to, err)
+		case from != to || !bytes.Equal(buf[:n], payload):
+			return fmt.Errorf("%d bytes to %v: got %d bytes from %v", len(payload), to, n, from)
+		}
+		return nil
 	}
-	buf := make([]byte, 65535)
-	n, from, err := conn.ReadFromUDPAddrPort(buf)
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	switch {
-	case err != nil:
-		return fmt.Errorf("%d bytes to %v: %w", len(payload), to, err)
-	case from != to || !bytes.Equal(buf[:n], payload):
-		return fmt.Errorf("%d bytes to %v: got %d bytes from %v", len(payload), to, n, from)
-	}
-	return nil
 }
 
 // echoConnected does the same on a connected socket, which gets nothing but what
