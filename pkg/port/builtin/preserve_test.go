@@ -1,0 +1,241 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// teller is a port.Opener that serves connections and flows itself: it tells each
+// client in whose name it was asked.
+type teller struct {
+	mu      sync.Mutex // guards what is below
+	fail    error      // of Connect and OpenDatagrams
+	asked   int
+	refuse  bool // each datagram
+	running sync.WaitGroup
+}
+
+func (o *teller) Keeps(client, service netip.Addr) bool { return client.Is4() == service.Is4() }
+
+func (o *teller) outcome() (refuse bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked++
+	return o.refuse, o.fail
+}
+
+func (o *teller) set(refuse bool, fail error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refuse, o.fail, o.asked = refuse, fail, 0
+}
+
+func (o *teller) Connect(_ context.Context, client, _ netip.AddrPort, fd int, over func()) (func(), error) {
+	if _, err := o.outcome(); err != nil {
+		return nil, fmt.Errorf("teller: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "client")
+	o.running.Go(func() {
+		defer over()
+		defer file.Close()
+		fmt.Fprintln(file, client)
+		_, _ = io.Copy(io.Discard, file) // until the client ends, or cut
+	})
+	return func() {
+		_ = control(file, linux.ResetOnClose)
+		file.SetReadDeadline(time.Unix(1, 0))
+	}, nil
+}
+
+type tellerFlow struct {
+	*teller
+	client  netip.AddrPort
+	receive func([]byte)
+	refused func()
+}
+
+func (o *teller) OpenDatagrams(client, _ netip.AddrPort, receive func([]byte), refused func()) (port.Datagrams, error) {
+	if _, err := o.outcome(); err != nil {
+		return nil, err
+	}
+	return &tellerFlow{o, client, receive, refused}, nil
+}
+
+func (f *tellerFlow) Send([]byte) {
+	if refuse, _ := f.outcome(); refuse {
+		f.refused()
+		return
+	}
+	f.receive([]byte(f.client.String()))
+}
+
+func (f *tellerFlow) Close() {}
+
+// The addresses of a client and of the host, on the network between them.
+const (
+	clientIPv4, hostIPv4 = "198.51.100.2", "198.51.100.1"
+)
+
+// newClientHost makes a machine beside the test's namespace.
+func newClientHost(t *testing.T) *away {
+	t.Helper()
+	a := newAway(t)
+	var ns *os.File
+	var err error
+	a.do(func() { ns, err = os.Open("/proc/thread-self/ns/net") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "veth0"}, PeerName: "veth1", PeerNamespace: netlink.NsFd(int(ns.Fd()))})
+	if err == nil {
+		err = upWith("veth0", hostIPv4)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.do(func() { err = upWith("veth1", clientIPv4) }); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// upWith gives an interface of the calling thread's namespace an address, and
+// brings it up.
+func upWith(name, ip string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(ip + "/24")
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link))
+}
+
+// ask reads what the client is told, over TCP or UDP.
+func ask(t *testing.T, from *away, network, address string) (told string, client net.Conn) {
+	t.Helper()
+	var err error
+	dial := func() { client, err = net.DialTimeout(network, address, testenv.Patience) }
+	if from == nil {
+		dial()
+	} else {
+		from.do(dial)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	_ = client.SetDeadline(time.Now().Add(testenv.Patience))
+	if _, err := client.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	n, err := client.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n]), client
+}
+
+func TestConnectionsAreOpenedInTheirClientsName(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		opener, client := &teller{}, newClientHost(t)
+		t.Cleanup(opener.running.Wait)
+		d := start(t, Options{Opener: opener})
+		stream, _ := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { fmt.Fprint(c, "fast path"); _, _ = io.Copy(io.Discard, c) })
+		datagrams, _ := serveUDP(t, "127.0.0.1:0", func([]byte) []byte { return []byte("fast path") })
+		tcp, udp := forwardTo(t, d, "tcp", hostIPv4, stream), forwardTo(t, d, "udp", hostIPv4, datagrams)
+
+		for network, address := range map[string]string{"tcp": tcp, "udp": udp} {
+			told, conn := ask(t, client, network, address)
+			if want := conn.LocalAddr().String(); told != want && told != want+"\n" {
+				t.Errorf("%s: the client at %s is told %q", network, want, told)
+			}
+			if told, _ := ask(t, nil, network, address); told != "fast path" {
+				t.Errorf("%s: the host itself is told %q", network, told)
+			}
+			opener.set(false, unix.ECONNREFUSED)
+			if told, _ := ask(t, client, network, address); told != "fast path" {
+				t.Errorf("%s: what is refused is tried no more: %q", network, told)
+			}
+			opener.set(false, nil)
+		}
+
+		// What is not answered is not tried again, for this client.
+		opener.set(false, unix.ETIMEDOUT)
+		for range 3 {
+			if told, _ := ask(t, client, "tcp", tcp); told != "fast path" {
+				t.Errorf("what cannot be kept gets %q", told)
+			}
+		}
+		opener.mu.Lock()
+		defer opener.mu.Unlock()
+		if opener.asked != 1 {
+			t.Errorf("it was tried %d times, want once", opener.asked)
+		}
+	}}.Run(t)
+}
+
+func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		opener, client := &teller{}, newClientHost(t)
+		t.Cleanup(opener.running.Wait)
+		d := start(t, Options{Opener: opener})
+		added := add(t, d, hostIPv4+":0:80/tcp")
+		_, conn := ask(t, client, "tcp", at(hostIPv4, added[0].Spec.ParentPort))
+		if got := d.count.conns.Load(); got != 1 {
+			t.Errorf("%d connections are counted, want 1", got)
+		}
+		if err := d.Remove(t.Context(), []int{added[0].ID}, 0); err != nil {
+			t.Fatal(err)
+		}
+		wantReset(t, conn)
+		testenv.Until(t, "no connection to be counted", func() bool { return d.count.conns.Load() == 0 })
+	}}.Run(t)
+}
+
+func TestDetoursAreForgotten(t *testing.T) {
+	var d detours
+	client := netip.MustParseAddr(clientIPv4)
+	if d.has(client) {
+		t.Error("there is one before the first")
+	}
+	d.add(client)
+	if !d.has(client) {
+		t.Error("there is none")
+	}
+	d.until[client] = time.Now().Add(-time.Second)
+	if d.has(client) || len(d.until) != 0 {
+		t.Error("it is there after its time")
+	}
+	for i := range 2 * maxDetours {
+		d.add(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}))
+	}
+	if len(d.until) > maxDetours {
+		t.Errorf("%d are noted", len(d.until))
+	}
+}
