@@ -192,11 +192,11 @@ func connectNonblock(to netip.AddrPort) (int, error) {
 // an Ethernet frame, several fragments, and the largest.
 var payloads = []int{0, 1, 1400, 1472, 1473, 9000, 65507}
 
-// pathMTU is what a datagram may hold on its way to another host of the tests,
+// pathMTU is what any datagram may hold on its way to another host of the tests,
 // and narrow how long to wait before one that is larger is sent again: the first
 // may be lost where its sender learns of the narrower path (RFC 1191, 3).
 const (
-	pathMTU = 1472
+	pathMTU = 1500 - 40 - 8 // Ethernet less the headers of IPv6 and UDP
 	narrow  = time.Second
 )
 
