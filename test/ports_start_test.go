@@ -12,7 +12,7 @@ import (
 func TestForwardsOfTheStartAreThereBeforeTheCommand(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp",
-		"-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8090-8092:90-92/udp", "-p", "[::1]:8080:80/tcp6",
+		"--publish", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8090-8092:90-92/udp", "-p", "[::1]:8080:80/tcp6",
 		"sh", "-c", "curl -s --unix-socket $GATEKIT_STATE_DIR/api.sock http://gate/v1/ports; echo; exec sleep 60")
 	g.awaitOutput(t, "\n")
 	want := `[` +

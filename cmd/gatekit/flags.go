@@ -77,7 +77,9 @@ func flags() []cli.Flag {
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 
 		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},
-		&cli.StringSliceFlag{Category: ports, Name: "publish", Aliases: []string{"p"}, Usage: "forward at start: `SPEC` as [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO, or auto, repeatable"},
+		&cli.StringSliceFlag{Category: ports, Name: "publish", Usage: "forward at start: `SPEC` as [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO, or auto, repeatable"},
+		// Not an alias: the library refuses two forms of a flag on one line.
+		&cli.StringSliceFlag{Category: ports, Name: "p", Usage: "the same as --publish, for a `SPEC`"},
 		&cli.StringFlag{Category: ports, Name: "source-ip", Value: "preserve", Usage: "the client `ADDRESS` that the service sees, with --net=slirp: preserve is the client's own, off the loopback's"},
 		&cli.BoolFlag{Category: ports, Name: "restore-ports", Usage: "bring back the forwards of the last run in this --state-dir"},
 

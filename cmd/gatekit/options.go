@@ -200,7 +200,7 @@ func parseUpstream(s string) (netip.AddrPort, error) {
 }
 
 func setPorts(c *cli.Context, o *parent.Options) error {
-	for _, s := range c.StringSlice("publish") {
+	for _, s := range append(c.StringSlice("publish"), c.StringSlice("p")...) {
 		if s == "auto" {
 			o.PublishAuto = true
 			continue
