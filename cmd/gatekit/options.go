@@ -107,7 +107,7 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 		return fmt.Errorf("--net=%s: want host, none or slirp", name)
 	}
 	if name != "slirp" {
-		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search"} {
+		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip"} {
 			if c.IsSet(flag) {
 				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
 			}

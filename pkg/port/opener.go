@@ -21,7 +21,8 @@ type Opener interface {
 	// both ends, unless they are closed.
 	//
 	// On an error fd is still the caller's, and over is not called. The error wraps
-	// unix.ECONNREFUSED when the service refuses.
+	// unix.ECONNREFUSED when the service refuses, and unix.ETIMEDOUT when nothing
+	// has answered by ctx's deadline.
 	Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (cut func(), err error)
 
 	// OpenDatagrams opens a UDP flow from client to service. receive is called with

@@ -2,6 +2,7 @@ package slirp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -132,7 +133,7 @@ func (in *inbound) begin() bool {
 }
 
 // open connects an endpoint of the stack. The error is ECONNREFUSED when the
-// service refuses.
+// service refuses, and ETIMEDOUT when nothing answers.
 func (in *inbound) open(ctx context.Context, client, service netip.AddrPort) (tcpip.Endpoint, *waiter.Queue, error) {
 	in.meet(service.Addr())
 	queue := new(waiter.Queue)
@@ -155,7 +156,10 @@ func (in *inbound) open(ctx context.Context, client, service netip.AddrPort) (tc
 		case <-ctx.Done():
 			ep.Abort()
 			ep.Close()
-			return nil, nil, context.Cause(ctx)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, nil, unix.ETIMEDOUT
+			}
+			return nil, nil, ctx.Err()
 		case <-in.ctx.Done():
 			ep.Abort()
 			ep.Close()

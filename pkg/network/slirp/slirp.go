@@ -11,10 +11,12 @@
 //	                 |  inspector +-- udpRelay -------------------------------+    epoll: loop)
 //	                 |            |                                           |
 //	                 |            +-- dnsForwarder ---------------------------+
+//	       lo  <-----|------------+-- inbound <------------------------------ clients of forwards
 //
 // A frame that the inspector (frame.go) lets pass goes to the stack or, when it
 // holds a whole UDP datagram, straight to the relay for UDP. Where a flow goes is
-// decided by egress (egress.go), once.
+// decided by egress (egress.go), once. The other way, flows are opened into the
+// namespace in the names of clients (inbound.go), for a port driver.
 //
 // It is fast at an MTU of 1500 because frames are not of that size: the TAP has
 // a virtio-net header, so that both kernels' TCP and ours exchange segments of
@@ -303,7 +305,7 @@ func (n *Network) Run(ctx context.Context, files []*os.File, ready func()) error
 	}
 	logPingSockets(n.log)
 	if n.plan.SourceIP && lo == nil {
-		n.log.Warn("services on the namespace's loopback see the gate in place of their clients: this host does not let packets in there")
+		n.log.Warn("services on the namespace's loopback do not see their clients' addresses: this host allows no packet socket there, or /proc/sys is read-only; --source-ip=off says that this is meant")
 	}
 	if err := n.run(ctx, dev, lo, ready); err != nil {
 		return fmt.Errorf("slirp: %w", err)

@@ -31,6 +31,9 @@
 // from the address that the client had sent to. Flows are bounded; the least
 // recently used one makes room (flow.go).
 //
+// Where there is an Opener, connections and flows of clients that are not the host
+// itself are handed to it, so that the service sees who they are (preserve.go).
+//
 // Sockets, goroutines and timers all end with Run: it stops the loops, which
 // close what is theirs, cuts the connections, and waits.
 package builtin

@@ -64,20 +64,18 @@ func (c *conn) keep(fd int) bool {
 			return true
 		}
 		d.wg.Done()
+		if errors.Is(err, unix.ETIMEDOUT) {
+			c.detour(client.Addr(), err)
+		}
 		if !errors.Is(err, unix.ECONNREFUSED) {
-			c.detour(ctx, client.Addr(), err)
 			return false
 		}
 	}
 	return false
 }
 
-// detour remembers that a client's address cannot be kept, unless the attempt was
-// given up from here.
-func (c *conn) detour(ctx context.Context, client netip.Addr, err error) {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return
-	}
+// detour remembers that a client's address cannot be kept.
+func (c *conn) detour(client netip.Addr, err error) {
 	c.forward.detours.add(client)
 	c.driver.log.warn("the service does not answer to the client's address; it sees the loopback's",
 		"forward", c.forward.status.ID, "spec", c.forward.status.Spec, "client", client, "error", err)
