@@ -211,8 +211,11 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 		}
 		o.Publish = append(o.Publish, specs...)
 	}
+	var opener port.Opener
 	switch source := c.String("source-ip"); source {
-	case "preserve", "off":
+	case "preserve":
+		opener, _ = o.Network.(port.Opener) // of the drivers, slirp is one
+	case "off":
 	default:
 		return fmt.Errorf("--source-ip=%s: want preserve or off", source)
 	}
@@ -226,7 +229,6 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	switch driver {
 	case "builtin":
 		o.Ports = func(s port.Sockets) port.Driver {
-			opener, _ := o.Network.(port.Opener)
 			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Logger: o.Logger})
 		}
 	case "none":
