@@ -13,6 +13,10 @@
 //	badinput_test.go    wrong usage
 //	badhost_test.go     hosts that cannot run a gate
 //	kill_test.go        SIGKILL at random moments
+//	network_*_test.go   the network: TCP, UDP, ICMP, DNS, policy, options, modes
+//	ports_*_test.go     forwards: reach, source addresses, changes, restoring
+//	gatectl_*_test.go   what gatectl prints, finds and joins
+//	api_*_test.go       the API against its document
 package test
 
 import (
