@@ -65,7 +65,7 @@ func TestAPIDNamespaceHasItsOwnProc(t *testing.T) {
 	out := output(t, h, "--pidns", "sh", "-c", `
 		test "$(readlink /proc/self/ns/pid)" = "$(readlink /proc/1/ns/pid)" || echo pid 1 is of another namespace
 		test "$(sh -c 'echo $$; readlink /proc/self' | head -n 1)" -lt 100 || echo pids do not start anew
-		test "$(tr '\0' ' ' < /proc/$$/cmdline | cut -c -6)" = "sh -c " || echo /proc does not show what we started
+		test "$(tr '\0' ' ' < /proc/$$/cmdline | head -c 5)" = "sh -c" || echo /proc does not show what we started
 		for p in /proc/[0-9]*; do basename $p; done`)
 	pids := strings.Fields(out)
 	for _, pid := range pids {
