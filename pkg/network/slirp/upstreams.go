@@ -182,6 +182,9 @@ func (t *trail) lay() error {
 	before := t.watches
 	t.watches = make(map[int][]string)
 	err := t.walk()
+	for errors.Is(err, errAppeared) {
+		err = t.walk()
+	}
 	for watch := range before {
 		if _, ok := t.watches[watch]; !ok {
 			t.inotify.Unwatch(watch)
@@ -220,15 +223,26 @@ func (t *trail) walk() error {
 	return unix.ELOOP
 }
 
+// errAppeared says that what was missing is there now, and may have come before
+// the watch for it.
+var errAppeared = errors.New("appeared")
+
 // watchMissing waits for the first directory of a path that is not there.
 func (t *trail) watchMissing(path string) error {
 	for path != filepath.Dir(path) {
-		missing := filepath.Base(path)
+		missing := path
 		path = filepath.Dir(path)
-		err := t.watch(path, dirChanges, missing)
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+		err := t.watch(path, dirChanges, filepath.Base(missing))
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+			continue
+		case err != nil:
 			return err
 		}
+		if _, err := os.Stat(missing); err == nil {
+			return errAppeared
+		}
+		return nil
 	}
 	return nil
 }
