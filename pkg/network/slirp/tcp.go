@@ -42,6 +42,7 @@ const giveUpGrace = 3 * time.Second
 //  3. completes the handshake with the namespace;
 //  4. hands both ends to a loop, and ends.
 type tcpForwarder struct {
+	stack     *stack.Stack
 	egress    *egress
 	dns       *dnsForwarder
 	loops     []*loop
@@ -51,15 +52,16 @@ type tcpForwarder struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu      sync.Mutex // guards dials and closed
+	mu      sync.Mutex // guards dials, met and closed
 	dials   map[stack.TransportEndpointID]*dial
+	met     [2]macAddr // of the child's IPv4 and IPv6 address
 	closed  bool
 	running sync.WaitGroup
 }
 
 // newTCPForwarder makes s hand over its SYNs. close and wait end it.
 func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter) *tcpForwarder {
-	t := &tcpForwarder{egress: e, dns: d, loops: loops, writer: w, dials: make(map[stack.TransportEndpointID]*dial)}
+	t := &tcpForwarder{stack: s, egress: e, dns: d, loops: loops, writer: w, dials: make(map[stack.TransportEndpointID]*dial)}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.forwarder = tcp.NewForwarder(s, defaultTCPBuffer, maxDials, t.handle)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.handlePacket)
@@ -87,6 +89,7 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 		t.mu.Unlock()
 		switch {
 		case begins:
+			t.meet(id.RemoteAddress, d.mac)
 			// The forwarder has no more under way than we have, so it takes every
 			// SYN that is sound.
 			if !t.forwarder.HandlePacket(id, pkt) {
@@ -106,6 +109,27 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 		}
 	}
 	return t.forwarder.HandlePacket(id, pkt)
+}
+
+// meet tells the stack the child's Ethernet address, which its frame has. The
+// stack would ask for it in the name of whom the child speaks to, and a kernel
+// answers nobody who claims to be its loopback: the question would stay open, and
+// with it all others' answers.
+func (t *tcpForwarder) meet(child tcpip.Address, mac macAddr) {
+	for i, proto := range []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber, header.IPv6ProtocolNumber} {
+		s := t.egress.subnets[i]
+		if !s.enabled() || fromAddress(child) != s.child {
+			continue
+		}
+		t.mu.Lock()
+		known := t.met[i] == mac
+		t.met[i] = mac
+		t.mu.Unlock()
+		if !known {
+			// It fails on a NIC that is going.
+			_ = t.stack.AddStaticNeighbor(nicID, proto, child, tcpip.LinkAddress(mac[:]))
+		}
+	}
 }
 
 // handle sets up one connection.

@@ -286,3 +286,12 @@ func TestAHastilyRepeatedSYNDoesNotOvertakeTheEndOfItsDial(t *testing.T) {
 	}
 	r.next(isReset(to))
 }
+
+func TestTheChildIsAnsweredWithoutAQuestionOfWhereItIs(t *testing.T) {
+	r := newRig(t, rigOptions{bare: true}) // which answers neither ARP nor neighbour solicitations
+	for i, from := range []netip.Addr{childIPv4, childIPv6} {
+		to := netip.AddrPortFrom(r.net.subnets[i].gateway, 9)
+		r.send(synFrame(netip.AddrPortFrom(from, 4000), to), vnetHeader{})
+		r.next(isReset(to))
+	}
+}
