@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -41,6 +42,10 @@ func run(args []string) int {
 	if err := linux.CloseOnExecFrom(3); err != nil {
 		return fail(err)
 	}
+	// The parent hands work to the kernel's threads, and shares the processors
+	// with both ends of its connections: with all of them it would be woken on
+	// one to wait for the other.
+	runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
 	exit := parent.Exit{}
 	app := newApp(func(o parent.Options) (err error) {
 		signals := make(chan os.Signal, 64)
