@@ -80,6 +80,7 @@ func TestWrongUsageIsRefused(t *testing.T) {
 		"copy-up in an unknown mode":        {[]string{"--copy-up=/etc", "--copy-up-mode=magic", "true"}, []string{"copy-up", "magic", "overlay", "tmpfs+symlink"}},
 		"unknown propagation":               {[]string{"--propagation=viral", "true"}, []string{"--propagation", "viral", "rslave"}},
 		"unknown reaper":                    {[]string{"--reaper=grim", "true"}, []string{"--reaper", "grim", "auto"}},
+		"unknown UDP filtering":             {[]string{"--net=slirp", "--udp-filtering=some", "true"}, []string{"--udp-filtering", "some", "address-and-port"}},
 		"unknown source of ids":             {[]string{"--subid-source=oracle", "true"}, []string{"--subid-source", "oracle", "static"}},
 		"unknown log format":                {[]string{"--log-format=xml", "true"}, []string{"--log-format", "xml", "json"}},
 		"mapping that is none":              {[]string{"--uidmap=0:1", "--gidmap=0:1:1", "true"}, []string{"--uidmap", "0:1"}},

@@ -94,6 +94,22 @@ func TestDatagramsInsideHaveTheirTrueSource(t *testing.T) {
 	})
 }
 
+func TestUDPFilteringOffLetsStrangersIn(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "--udp-filtering=none", "sleep", "60")
+	stranger := listenUDP(t, s.outside, at(s.outside.Addr4, 0))
+	defer stranger.Close()
+	server := serveUDP(t, s.outside, at(s.outside.Addr4, 0), func(c *net.UDPConn, _ []byte, from netip.AddrPort) {
+		_, _ = stranger.WriteToUDPAddrPort([]byte("strange"), from)
+		_, _ = c.WriteToUDPAddrPort([]byte("end"), from)
+	})
+	from := addrOf(server).String()
+	want := addrOf(stranger).String() + " strange\n" + from + " end\n"
+	if got := g.run(t, "probe", "hear", from); got != want {
+		t.Errorf("heard %q, want %q", got, want)
+	}
+}
+
 // socat is an ordinary client: it connects its socket, and so gets nothing but
 // what comes from the address that it asked.
 func TestAConnectedSocketGetsItsAnswer(t *testing.T) {

@@ -74,6 +74,7 @@ func flags() []cli.Flag {
 		&cli.StringFlag{Category: network, Name: "egress-default", Value: "allow", Usage: "allow or deny: `WHAT` becomes of flows that no egress rule matches"},
 		&cli.StringSliceFlag{Category: network, Name: "egress-allow", Usage: "`RULE` as tcp://*.example.com:443 or any://[2001:db8::/32], repeatable; of tcp, udp, icmp or any; for an address, network, DNS name, @host or *"},
 		&cli.StringSliceFlag{Category: network, Name: "egress-deny", Usage: "`RULE` as --egress-allow, and stronger, repeatable"},
+		&cli.StringFlag{Category: network, Name: "udp-filtering", Value: "address-and-port", Usage: "`WHO` may send to a UDP socket inside that has sent: address-and-port (whom it has sent to), address (any port of those), or none (everybody)"},
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 
 		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},

@@ -107,7 +107,7 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 		return fmt.Errorf("--net=%s: want host, none or slirp", name)
 	}
 	if name != "slirp" {
-		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip"} {
+		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "udp-filtering"} {
 			if c.IsSet(flag) {
 				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
 			}
@@ -145,6 +145,11 @@ func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 			return nil, errors.New("--disable-host-loopback and --host-loopback contradict each other")
 		}
 	}
+	filtering, ok := udpFilterings[c.String("udp-filtering")]
+	if !ok {
+		return nil, fmt.Errorf("--udp-filtering=%s: want address-and-port, address or none", c.String("udp-filtering"))
+	}
+	o.UDPFiltering = filtering
 	for _, s := range c.StringSlice("dns") {
 		upstream, err := parseUpstream(s)
 		if err != nil {
@@ -166,6 +171,13 @@ func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 		o.OutboundAddrs = append(o.OutboundAddrs, addr)
 	}
 	return slirp.New(o)
+}
+
+// udpFilterings are the values of --udp-filtering (RFC 4787, 5).
+var udpFilterings = map[string]slirp.Filtering{
+	"address-and-port": slirp.FilterAddressAndPort,
+	"address":          slirp.FilterAddress,
+	"none":             slirp.FilterNone,
 }
 
 // networks are those of the flags; the driver finds others for zero ones.
