@@ -162,6 +162,7 @@ func provoking() map[string]map[int]request {
 			200: {"/v1/policy", `{"default":"deny","allow":["tcp://*.example.com:443"],"deny":[]}`},
 			400: {"/v1/policy", `{"default":"deny","allow":["x"]}`},
 			403: {"/v1/policy", `{"default":"allow"}`},
+			412: {"/v1/policy", `{"default":"allow"}`},
 			413: {"/v1/policy", large},
 		},
 		"PUT /v1/ports/auto":    {200: {"/v1/ports/auto", ""}, 403: {"/v1/ports/auto", ""}},
@@ -210,6 +211,9 @@ func TestTheAPIIsWhatTheDocumentSays(t *testing.T) {
 					continue
 				}
 				cmd := g.curlCommand(s.Command, strings.ToUpper(method), r.path, r.body)
+				if status == 412 {
+					cmd.Args = append(cmd.Args, "-H", `If-Match: "another"`)
+				}
 				if status == 403 {
 					cmd.SysProcAttr.Credential, cmd.Dir = &syscall.Credential{Uid: 65534, Gid: 65534}, "/"
 				}

@@ -119,6 +119,29 @@ func TestThePolicyChangesLive(t *testing.T) {
 	g.stop(t)
 }
 
+// Of many who add a rule at once, none overwrites another's.
+func TestRulesThatAreAddedAtOnceAllStay(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	var adding []*testenv.Process
+	for i := range 20 {
+		verb := []string{"allow", "deny"}[i%2]
+		adding = append(adding, s.Start(t, s.Command("gatectl", "--socket", g.socket(), "policy", verb, fmt.Sprintf("tcp://198.51.100.7:%d", i+1))))
+	}
+	for _, p := range adding {
+		if r := p.Wait(t); r.Code != 0 {
+			t.Error(r)
+		}
+	}
+	out := g.ctlOutput(t, "policy", "show", "--json")
+	for i := range 20 {
+		if strings.Count(out, fmt.Sprintf(`"tcp://198.51.100.7:%d"`, i+1)) != 1 {
+			t.Errorf("rule %d is not there once: %s", i+1, out)
+		}
+	}
+	g.stop(t)
+}
+
 func TestTheHostsOwnAddressesCanBeShut(t *testing.T) {
 	s := newSite(t)
 	port := int(serveTCP(t, s.Host, "[::]:0", echoTCP).Port())

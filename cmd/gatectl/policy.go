@@ -94,36 +94,32 @@ func setPolicy(c *cli.Context) error {
 	if c.String("default") == "" {
 		return usageError(c, fmt.Errorf("set: --default is missing: allow or deny"), true)
 	}
-	return changePolicy(c, func(*client.Client) (api.Policy, error) {
-		return api.Policy{Default: c.String("default"), Allow: c.StringSlice("allow"), Deny: c.StringSlice("deny")}, nil
+	return withGate(c, func(gate *client.Client) error {
+		_, err := gate.SetPolicy(c.Context, api.Policy{Default: c.String("default"), Allow: c.StringSlice("allow"), Deny: c.StringSlice("deny")})
+		return err
 	})
 }
 
-// addRules adds to a list of the policy. Of two who do so at the same time, one
-// may lose: the policy is set as a whole.
+// addRules adds to a list of the policy.
 func addRules(c *cli.Context, list func(*api.Policy) *[]string) error {
 	if err := someArguments(c, "a rule"); err != nil {
 		return err
 	}
-	return changePolicy(c, func(gate *client.Client) (api.Policy, error) {
-		p, err := gate.Policy(c.Context)
-		rules := list(&p)
-		*rules = append(*rules, c.Args().Slice()...)
-		return p, err
+	return withGate(c, func(gate *client.Client) error {
+		_, err := gate.ChangePolicy(c.Context, func(p *api.Policy) {
+			rules := list(p)
+			*rules = append(*rules, c.Args().Slice()...)
+		})
+		return err
 	})
 }
 
-// changePolicy puts the policy in force that make returns.
-func changePolicy(c *cli.Context, make func(*client.Client) (api.Policy, error)) error {
+// withGate calls the gate.
+func withGate(c *cli.Context, call func(*client.Client) error) error {
 	gate, err := connect(c)
 	if err != nil {
 		return err
 	}
 	defer gate.CloseIdleConnections()
-	p, err := make(gate)
-	if err != nil {
-		return err
-	}
-	_, err = gate.SetPolicy(c.Context, p)
-	return err
+	return call(gate)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func TestEveryCodeHasItsStatusAndItsError(t *testing.T) {
-	sentinels := []error{ErrBadRequest, ErrForbidden, ErrNotFound, ErrMethodNotAllowed, ErrConflict, ErrTooLarge, ErrInternal}
+	sentinels := []error{ErrBadRequest, ErrForbidden, ErrNotFound, ErrMethodNotAllowed, ErrConflict, ErrChanged, ErrTooLarge, ErrInternal}
 	if len(sentinels) != len(Codes()) {
 		t.Fatalf("%d codes, %d sentinels", len(Codes()), len(sentinels))
 	}

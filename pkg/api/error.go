@@ -20,6 +20,7 @@ const (
 	CodeNotFound         Code = "not_found"
 	CodeMethodNotAllowed Code = "method_not_allowed"
 	CodeConflict         Code = "conflict"
+	CodeChanged          Code = "changed"
 	CodeTooLarge         Code = "too_large"
 	CodeInternal         Code = "internal"
 )
@@ -42,6 +43,10 @@ var (
 	// ErrConflict marks an address that is taken.
 	ErrConflict = errors.New("conflict")
 
+	// ErrChanged marks a change to something that is no longer as the caller has
+	// read it.
+	ErrChanged = errors.New("changed")
+
 	// ErrTooLarge marks a body of more than MaxBody bytes.
 	ErrTooLarge = errors.New("request body too large")
 
@@ -61,6 +66,7 @@ var codes = [...]struct {
 	{CodeNotFound, http.StatusNotFound, ErrNotFound},
 	{CodeMethodNotAllowed, http.StatusMethodNotAllowed, ErrMethodNotAllowed},
 	{CodeConflict, http.StatusConflict, ErrConflict},
+	{CodeChanged, http.StatusPreconditionFailed, ErrChanged},
 	{CodeTooLarge, http.StatusRequestEntityTooLarge, ErrTooLarge},
 	{CodeInternal, http.StatusInternalServerError, ErrInternal},
 }

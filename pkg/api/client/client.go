@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -142,61 +143,99 @@ func (c *Client) Policy(ctx context.Context) (api.Policy, error) {
 	return p, err
 }
 
+// maxChanges is how often ChangePolicy tries: each time, somebody else was faster.
+const maxChanges = 100
+
+// ChangePolicy has change make another policy of the one in force, puts that in
+// force, and returns it as it was understood. Of several who do so at once, nobody
+// overwrites what another has changed: change is called again, on what is in force
+// by then. After 100 times it gives up, with an error that wraps api.ErrChanged.
+func (c *Client) ChangePolicy(ctx context.Context, change func(*api.Policy)) (api.Policy, error) {
+	for try := 1; ; try++ {
+		var p, now api.Policy
+		header, err := c.do(ctx, http.MethodGet, "/v1/policy", nil, nil, &p)
+		if err != nil {
+			return now, err
+		}
+		change(&p)
+		condition := http.Header{}
+		if etag := header.Get("ETag"); etag != "" { // a gate of an older version has none
+			condition.Set("If-Match", etag)
+		}
+		_, err = c.do(ctx, http.MethodPut, "/v1/policy", condition, withLists(p), &now)
+		if try == maxChanges || !errors.Is(err, api.ErrChanged) {
+			return now, err
+		}
+	}
+}
+
 // SetPolicy changes what the namespace may reach, as a whole, and returns it as it
 // was understood. Flows that are no longer allowed end.
 func (c *Client) SetPolicy(ctx context.Context, p api.Policy) (api.Policy, error) {
+	var now api.Policy
+	err := c.call(ctx, http.MethodPut, "/v1/policy", withLists(p), &now)
+	return now, err
+}
+
+// withLists is a policy without null.
+func withLists(p api.Policy) api.Policy {
 	if p.Allow == nil {
 		p.Allow = []string{}
 	}
 	if p.Deny == nil {
 		p.Deny = []string{}
 	}
-	var now api.Policy
-	err := c.call(ctx, http.MethodPut, "/v1/policy", p, &now)
-	return now, err
+	return p
 }
 
-// call sends in, where it is not nil, and decodes the answer into out, where
-// that is not nil.
+// call is do without headers.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	_, err := c.do(ctx, method, path, nil, in, out)
+	return err
+}
+
+// do sends in, where it is not nil, and decodes the answer into out, where that is
+// not nil. It returns the answer's header.
+func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, out any) (http.Header, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("%s %s: %w", method, path, err)
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
 		}
 		body = bytes.NewReader(b)
 	}
 	// The host is there because HTTP wants one.
 	req, err := http.NewRequestWithContext(ctx, method, "http://gatekit"+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	maps.Copy(req.Header, header)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.transportError(method, path, err)
+		return nil, c.transportError(method, path, err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return c.transportError(method, path, err)
+		return nil, c.transportError(method, path, err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return refusal(resp, answer)
+		return nil, refusal(resp, answer)
 	}
 	if len(answer) > maxAnswer {
-		return fmt.Errorf("%s %s: the answer is larger than %d bytes", method, path, maxAnswer)
+		return nil, fmt.Errorf("%s %s: the answer is larger than %d bytes", method, path, maxAnswer)
 	}
 	if out == nil {
-		return nil
+		return resp.Header, nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("%s %s: answer of %s: %w", method, path, c.socket, err)
+		return nil, fmt.Errorf("%s %s: answer of %s: %w", method, path, c.socket, err)
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // transportError names the socket; net/url's error names a URL that does not

@@ -3,10 +3,12 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -99,6 +101,56 @@ func TestWhatIsSent(t *testing.T) {
 		if want := map[bool]int{true: 5, false: 2}[strings.HasPrefix(tc.want, "POST /v1/ports a")]; n != 0 && n != want {
 			t.Errorf("%s: the answer is read as %d, want %d", tc.want, n, want)
 		}
+	}
+}
+
+// Somebody else changes the policy each time between our two calls, for a while.
+func TestAChangeOfThePolicyIsTriedAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		changes int // by somebody else
+		want    error
+	}{
+		"nobody else":    {0, nil},
+		"some others":    {5, nil},
+		"without an end": {1 << 30, api.ErrChanged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			version, puts := 0, 0
+			var got string
+			socket, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				tag := fmt.Sprintf("%q", strconv.Itoa(version))
+				w.Header().Set("ETag", tag)
+				switch {
+				case r.Method == "GET":
+					fmt.Fprintf(w, `{"default":"deny","allow":["v%d"],"deny":[]}`, version)
+					if version < tc.changes {
+						version++
+					}
+				case r.Header.Get("If-Match") != tag:
+					puts++
+					w.WriteHeader(http.StatusPreconditionFailed)
+					io.WriteString(w, `{"message":"no","code":"changed"}`)
+				default:
+					body, _ := io.ReadAll(r.Body)
+					got = string(body)
+					io.WriteString(w, got)
+				}
+			})
+			p, err := open(t, client.Options{Socket: socket}).ChangePolicy(t.Context(), func(p *api.Policy) { p.Allow = append(p.Allow, "mine") })
+			if !errors.Is(err, tc.want) || tc.want == nil && err != nil {
+				t.Fatalf("error is %v, want %v", err, tc.want)
+			}
+			if tc.want != nil {
+				if puts > 1000 {
+					t.Errorf("%d tries", puts)
+				}
+				return
+			}
+			want := fmt.Sprintf(`{"default":"deny","allow":["v%d","mine"],"deny":[]}`, tc.changes)
+			if got != want || len(p.Allow) != 2 {
+				t.Errorf("the gate got %s, and we %v, want %s", got, p, want)
+			}
+		})
 	}
 }
 

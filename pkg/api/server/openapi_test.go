@@ -76,13 +76,14 @@ func TestTheAnswersAreThoseOfTheDocument(t *testing.T) {
 	ids := []string{"1", "2", "x", "666"}
 
 	seen := map[string][]int{}
-	call := func(s *Server, uid uint32, name, id, body string) {
+	call := func(s *Server, uid uint32, name, id, body string, match ...string) {
 		method, path, _ := strings.Cut(name, " ")
 		ctx := context.WithValue(t.Context(), peerKey{}, peer{uid: uid})
 		req, err := http.NewRequestWithContext(ctx, method, "http://g"+strings.ReplaceAll(path, "{id}", id), strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header["If-Match"] = match
 		w := &recorder{header: http.Header{}}
 		s.handler.ServeHTTP(w, req)
 		if !slices.Contains(seen[name], w.status) {
@@ -101,6 +102,9 @@ func TestTheAnswersAreThoseOfTheDocument(t *testing.T) {
 			}
 		}
 		call(New(Options{Gate: &fakeGate{panic: true}, UIDs: []uint32{1}}), 1, name, "1", "")
+		if name == "PUT /v1/policy" {
+			call(New(Options{Gate: gate(), UIDs: []uint32{1}}), 1, name, "", `{"default":"deny"}`, `"another"`)
+		}
 		if name == "GET /v1/policy" {
 			call(New(Options{Gate: &fakeGate{lawless: true}, UIDs: []uint32{1}}), 1, name, "", "")
 		}

@@ -2,6 +2,8 @@ package server
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,8 +24,14 @@ import (
 )
 
 // handler answers a request with a value, which is sent as JSON under status,
-// or with an error. A nil value sends no body.
+// or with an error. A nil value sends no body, and a tagged one has an ETag.
 type handler func(*http.Request) (status int, value any, err error)
+
+// tagged is a value with its entity tag (RFC 9110, 8.8.3).
+type tagged struct {
+	value any
+	etag  string
+}
 
 // methods are the methods of one path.
 type methods map[string]handler
@@ -126,6 +134,10 @@ func (s *Server) answer(h handler) http.Handler {
 			}
 			status, value = e.Code.Status(), e
 		}
+		if v, ok := value.(tagged); ok {
+			w.Header().Set("ETag", v.etag)
+			value = v.value
+		}
 		if value == nil {
 			w.WriteHeader(status)
 			return
@@ -222,16 +234,29 @@ func (s *Server) autoPorts(on bool) handler {
 }
 
 func (s *Server) policy(*http.Request) (int, any, error) {
+	p, err := s.taggedPolicy()
+	return http.StatusOK, p, err
+}
+
+// taggedPolicy is the policy with a tag that is made of its content, so that all
+// who would say the same have the same.
+func (s *Server) taggedPolicy() (tagged, error) {
 	p, err := s.o.Gate.Policy()
 	if err != nil {
-		return 0, nil, err
+		return tagged{}, err
 	}
 	p.Allow, p.Deny = notNil(p.Allow), notNil(p.Deny)
-	return http.StatusOK, p, nil
+	content, err := json.Marshal(p)
+	if err != nil {
+		return tagged{}, err
+	}
+	sum := sha256.Sum256(content)
+	return tagged{p, `"` + hex.EncodeToString(sum[:16]) + `"`}, nil
 }
 
 // setPolicy wants the default to be said: a body that left it out by mistake would
-// open everything.
+// open everything. One change at a time: nobody comes in between the look at the
+// tag and the change.
 func (s *Server) setPolicy(r *http.Request) (int, any, error) {
 	p, err := decode[api.Policy](r, "{", "a policy")
 	if err != nil {
@@ -240,10 +265,32 @@ func (s *Server) setPolicy(r *http.Request) (int, any, error) {
 	if p.Default == "" {
 		return 0, nil, badBody("a policy", "default is missing; want allow or deny")
 	}
+	s.policyChange.Lock()
+	defer s.policyChange.Unlock()
+	if wanted := r.Header.Values("If-Match"); len(wanted) > 0 {
+		now, err := s.taggedPolicy()
+		if err != nil {
+			return 0, nil, err
+		}
+		if !matchesTag(wanted, now.etag) {
+			return 0, nil, &api.Error{Code: api.CodeChanged, Message: "the policy has changed since it was read"}
+		}
+	}
 	if err := s.o.Gate.SetPolicy(p); err != nil {
 		return 0, nil, err
 	}
 	return s.policy(r)
+}
+
+// matchesTag says whether If-Match has a tag, or is "*" (RFC 9110, 13.1.1). Our own
+// tags have no comma.
+func matchesTag(header []string, etag string) bool {
+	for one := range strings.SplitSeq(strings.Join(header, ","), ",") {
+		if one = strings.TrimSpace(one); one == etag || one == "*" {
+			return true
+		}
+	}
+	return false
 }
 
 // decode reads a request's body, which is one JSON value that begins with open.

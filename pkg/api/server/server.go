@@ -106,6 +106,8 @@ const maxHeader = 16 << 10
 type Server struct {
 	o       Options
 	handler http.Handler
+
+	policyChange sync.Mutex // held while the policy is looked at and changed
 }
 
 // New returns a server. It does nothing before Run.

@@ -115,6 +115,8 @@ func (g *fakeGate) Policy() (api.Policy, error) {
 	case g.lawless:
 		return api.Policy{}, &api.Error{Code: api.CodeBadRequest, Message: "no policy here"}
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	return g.policy, nil
 }
 
@@ -125,6 +127,8 @@ func (g *fakeGate) SetPolicy(p api.Policy) error {
 	case slices.Contains(p.Deny, "broken"):
 		return errors.New("the network is gone")
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.policy = p
 	return nil
 }
@@ -275,6 +279,58 @@ func TestAutomaticPortsAreTurnedOnAndOff(t *testing.T) {
 	for _, method := range []string{"PUT", "DELETE"} {
 		if resp, body := do(t, s.socket, method, "/v1/ports/auto", ""); resp.StatusCode != http.StatusOK || body != "" || gate.auto != (method == "PUT") {
 			t.Errorf("%s: %d %q, on is %v", method, resp.StatusCode, body, gate.auto)
+		}
+	}
+}
+
+// A change is for the policy that its tag is of, and no other.
+func TestThePolicyIsChangedAsItWasRead(t *testing.T) {
+	gate := &fakeGate{policy: api.Policy{Default: "allow"}}
+	s := start(t, Options{Gate: gate})
+	ask := func(method, match, body string) (int, string) {
+		t.Helper()
+		conn := dial(t, s.socket)
+		req, err := http.NewRequest(method, "http://gate/v1/policy", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if match != "" {
+			req.Header.Set("If-Match", match)
+		}
+		req.Close = true
+		if err := req.Write(conn); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode, resp.Header.Get("ETag")
+	}
+	_, first := ask("GET", "", "")
+	if len(first) < 10 || first[0] != '"' || first[len(first)-1] != '"' {
+		t.Fatalf("ETag: %s", first)
+	}
+	const deny, allow = `{"default":"deny"}`, `{"default":"allow"}`
+	for _, step := range []struct {
+		match, body string
+		status      int
+	}{
+		{`"no"`, deny, 412},
+		{"W/" + first, deny, 412},
+		{first, deny, 200},
+		{first, allow, 412},
+		{"", allow, 200}, // in any case
+		{`"no", ` + first, deny, 200},
+		{"*", allow, 200},
+	} {
+		status, etag := ask("PUT", step.match, step.body)
+		if status != step.status || (status == 200) != (etag != "") {
+			t.Errorf("If-Match: %s, with %s: %d, ETag %q, want %d", step.match, step.body, status, etag, step.status)
+		}
+		if _, now := ask("GET", "", ""); status == 200 && now != etag || status == 200 && (now == first) != (step.body == allow) {
+			t.Errorf("after %s, the ETag is %s, was %s in the answer, and %s at first", step.body, now, etag, first)
 		}
 	}
 }
