@@ -95,3 +95,12 @@ func TestAutomaticForwardsNeedAPortDriver(t *testing.T) {
 		t.Error(r)
 	}
 }
+
+func TestAutomaticForwardsLeaveTheReasonToTheChild(t *testing.T) {
+	s := newSite(t)
+	// The child ends while it is asked for a socket; which of the two is seen
+	// first is chance.
+	for range 20 {
+		badInput{[]string{"--net=slirp", "-p", "auto", "no-such-command"}, []string{"no-such-command", "not found"}}.refuse(t, s.Host, 127)
+	}
+}

@@ -184,6 +184,9 @@ func (g *gate) supervise(ctx context.Context, ids idMaps) (Exit, error) {
 		parts.Go(func() error { return g.notify.run(partsCtx) })
 	}
 	err := parts.Wait()
+	if errors.Is(err, errChildGone) {
+		err = g.outcome() // a part may see the end before watch does, and not why
+	}
 	var early earlySignal
 	switch {
 	case errors.Is(err, errEnded):
@@ -211,6 +214,13 @@ func (g *gate) watch(ctx, partsCtx context.Context) error {
 		g.stopCommand()
 		return context.Cause(ctx)
 	}
+	return g.outcome()
+}
+
+// outcome waits for the session's end and says why it came: errEnded when the
+// command has ended, errChildGone when the child died without a word.
+func (g *gate) outcome() error {
+	<-g.session.done
 	if g.session.exit != nil {
 		return errEnded
 	}
@@ -244,8 +254,8 @@ func (g *gate) askToEnd() {
 // start brings up the parts in the order in which they need each other, and then
 // lets the command go.
 func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) error {
-	if err := g.session.conn.Send(handshake.KindSetup, g.setup()); err != nil {
-		return g.startError(err)
+	if err := g.session.send(handshake.KindSetup, g.setup()); err != nil {
+		return err
 	}
 	mapped := make(chan error, 1)
 	go func() { mapped <- g.mapIDs(ctx, ids) }()
@@ -271,19 +281,11 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 	}
 	g.o.Logger.Debug("the command may run", "command", g.o.Command)
 	g.running.Store(true)
-	if err := g.session.conn.Send(handshake.KindRun, nil); err != nil {
-		return g.startError(err)
+	if err := g.session.send(handshake.KindRun, nil); err != nil {
+		return err
 	}
 	g.followPlan(ctx, parts)
 	return nil
-}
-
-// startError leaves it to watch to say why the child is gone.
-func (g *gate) startError(err error) error {
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		return nil
-	}
-	return err
 }
 
 // mapIDs maps the child's ids and tells it so.
@@ -295,10 +297,7 @@ func (g *gate) mapIDs(ctx context.Context, ids idMaps) error {
 		return explainNamespaces(err, "/proc")
 	}
 	g.o.Logger.Debug("ids are mapped", "uids", ids.uid, "gids", ids.gid)
-	if err := g.session.conn.Send(handshake.KindMapped, nil); err != nil {
-		return g.startError(err)
-	}
-	return nil
+	return g.session.send(handshake.KindMapped, nil)
 }
 
 // startNetwork runs the network driver on the files that the child hands up,
@@ -341,9 +340,9 @@ func (g *gate) followPlan(ctx context.Context, parts *errgroup.Group) {
 			err := rewrite(g.dir.ResolvConf(), resolvConf(plan))
 			if err == nil {
 				// The host may have put another file in its place.
-				err = g.startError(g.session.conn.Send(handshake.KindRebind, nil))
+				err = g.session.send(handshake.KindRebind, nil)
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, errChildGone) {
 				g.o.Logger.Warn("the namespace's resolv.conf is not up to date", "error", err)
 			}
 		})

@@ -56,7 +56,8 @@ func (s *session) close() {
 	}
 }
 
-// errChildGone is the end of the channel without a word.
+// errChildGone is the end of the channel. What has reached the session by then,
+// such as how the command ended, says more.
 var errChildGone = errors.New("the child is gone")
 
 // receive runs until the command's end, or the channel's.
@@ -125,9 +126,19 @@ func (s *session) answer(m handshake.Message) {
 	waiting <- m // has room for it
 }
 
+// send sends the child a message. The error is errChildGone when it cannot
+// take it any more.
+func (s *session) send(kind handshake.Kind, body any) error {
+	err := s.conn.Send(kind, body)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return errChildGone
+	}
+	return err
+}
+
 // signal has the child send a signal to the command.
 func (s *session) signal(sig syscall.Signal) error {
-	return s.conn.Send(handshake.KindSignal, handshake.Signal{Signal: int(sig)})
+	return s.send(handshake.KindSignal, handshake.Signal{Signal: int(sig)})
 }
 
 // Sockets implements port.Sockets: the child makes them.
@@ -139,7 +150,7 @@ func (s *session) Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, 
 	request.ID = s.lastID
 	s.waiting[request.ID] = answer
 	s.mu.Unlock()
-	if err := s.conn.Send(handshake.KindSockets, request); err != nil {
+	if err := s.send(handshake.KindSockets, request); err != nil {
 		s.forget(request.ID, answer)
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func (g *gate) forwardSignals(ctx context.Context) error {
 		}
 		if g.running.Load() {
 			if err := g.session.signal(sig); err != nil {
-				return g.startError(err)
+				return err
 			}
 			continue
 		}
