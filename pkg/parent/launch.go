@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -124,9 +125,16 @@ func (p *process) end() error {
 	return p.users.Kill()
 }
 
-// death says how the child ended.
-func (p *process) death() error {
-	<-p.ended
+// death says how the child ended, once its channel has. What runs inside is root
+// there as the child is, and can make it close the channel and live on.
+func (p *process) death(patience time.Duration) error {
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case <-p.ended:
+	case <-timeout.C:
+		return errors.New("the child left the parent and did not end: something inside has changed it")
+	}
 	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return fmt.Errorf("the child was killed by %s", unix.SignalName(status.Signal()))

@@ -167,6 +167,9 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 	return g.supervise(ctx, ids)
 }
 
+// deathPatience is how long the child may take to end after its channel has.
+const deathPatience = 5 * time.Second
+
 // errEnded ends the parts when the command has ended.
 var errEnded = errors.New("the command ended")
 
@@ -196,7 +199,7 @@ func (g *gate) supervise(ctx context.Context, ids idMaps) (Exit, error) {
 		return Exit{Signal: syscall.Signal(early)}, nil
 	case errors.Is(err, errChildGone):
 		g.session.conn.Close()
-		err = g.child.death()
+		err = g.child.death(deathPatience)
 	}
 	// A part has failed, or the caller gave up: the command did not end yet.
 	g.stopCommand()

@@ -73,6 +73,9 @@ func (s *session) receive() {
 			s.err = err
 			return
 		}
+		if m.Kind != handshake.KindNetwork && m.Kind != handshake.KindSockets {
+			m.CloseFiles() // no other kind has any, but what runs inside can change the child
+		}
 		switch {
 		case m.Kind == handshake.KindNetwork && !sawNetwork:
 			sawNetwork = true
