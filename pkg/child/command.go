@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,21 +112,23 @@ func startFailure(name string, err error) error {
 // activate is the step between: it sets LISTEN_PID to its own number and
 // becomes the command. Its arguments are the path and the command's arguments.
 func activate() int {
-	env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
-	// The last of two settings of a variable is not what all programs take.
-	kept := env[:0]
-	for i, v := range env {
-		if i == len(env)-1 || !strings.HasPrefix(v, "LISTEN_PID=") {
-			kept = append(kept, v)
-		}
-	}
 	path, argv := os.Args[1], os.Args[2:]
-	err := syscall.Exec(path, argv, kept)
+	err := syscall.Exec(path, argv, activated(os.Environ(), os.Getpid()))
 	fmt.Fprintln(os.Stderr, startFailure(path, err))
 	if errors.Is(err, os.ErrNotExist) {
 		return codeNotFound
 	}
 	return codeNotExecutable
+}
+
+// activated is env for the process pid that takes over sockets. LISTEN_PIDFDID,
+// which systemd has set since version 258, names the caller's process in another
+// way, and a program that looks at it would take the sockets for another's.
+func activated(env []string, pid int) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		return strings.HasPrefix(v, "LISTEN_PID=") || strings.HasPrefix(v, "LISTEN_PIDFDID=")
+	})
+	return append(env, "LISTEN_PID="+strconv.Itoa(pid))
 }
 
 // serve waits for the parent's word to run the command, runs it, and serves the

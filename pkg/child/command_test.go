@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,5 +66,12 @@ func TestSocketsOfActivationFollowTheStandardThree(t *testing.T) {
 	}
 	if cmd.argv[0] != activateName || cmd.argv[2] != "sh" {
 		t.Errorf("arguments %q", cmd.argv)
+	}
+}
+
+func TestTheActivatedCommandIsNamedOnce(t *testing.T) {
+	got := activated([]string{"LISTEN_PID=1", "A=b", "LISTEN_PIDFDID=77", "LISTEN_FDS=2", "LISTEN_PID=3"}, 42)
+	if want := []string{"A=b", "LISTEN_FDS=2", "LISTEN_PID=42"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
