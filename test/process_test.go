@@ -346,6 +346,24 @@ func TestTheCommandInheritsWhatAProcessInherits(t *testing.T) {
 	}
 }
 
+func TestAGateOutlivesTheReaderOfItsLogs(t *testing.T) {
+	h := testenv.NewHost(t)
+	// Descriptor 2 is a pipe that nobody reads. The command ends as it does of
+	// SIGPIPE outside.
+	const script = `mkfifo /tmp/logs; exec 3<>/tmp/logs 2>/tmp/logs 3<&-; rm /tmp/logs; exec "$@"`
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			command := append([]string{"-c", script, "sh", "gatekit", "--debug"}, flags...)
+			if r := h.Run(t, h.Command("sh", append(command, "sh", "-c", "echo lost >&2; exit 7")...)); r.Code != 128+13 {
+				t.Errorf("a command that writes there: %v, want it killed by SIGPIPE", r)
+			}
+			if r := h.Run(t, h.Command("sh", append(command, "sh", "-c", "exit 7")...)); r.Code != 7 {
+				t.Errorf("one that does not: %v, want exit code 7", r)
+			}
+		})
+	}
+}
+
 func TestGatesRunSideBySide(t *testing.T) {
 	h := testenv.NewHost(t)
 	before := trace(t, h)

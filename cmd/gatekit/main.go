@@ -29,6 +29,10 @@ const (
 )
 
 func main() {
+	// A log line for which there is no reader any more is lost, and not the end of
+	// the gate: unless SIGPIPE is asked for, Go's runtime dies of it on descriptors
+	// 1 and 2. The command has its default action again.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if child.IsChild() {
 		os.Exit(child.Main(child.Options{Logger: childLogger(os.Args[1:])}))
 	}
@@ -44,8 +48,11 @@ func run(args []string) int {
 	}
 	// The parent hands work to the kernel's threads, and shares the processors
 	// with both ends of its connections: with all of them it would be woken on
-	// one to wait for the other.
-	runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
+	// one to wait for the other. It takes half of what Go would, which knows the
+	// limits of a cgroup, unless somebody has said how many.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
+	}
 	exit := parent.Exit{}
 	app := newApp(func(o parent.Options) (err error) {
 		signals := make(chan os.Signal, 64)
