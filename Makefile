@@ -8,6 +8,10 @@ SHELL := /bin/sh
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BINDIR  ?= $(PREFIX)/bin
+# Where the built programs are.
+BIN     ?= bin
+# RootlessKit's names, and which program takes each.
+LINKS   := rootlesskit:gatekit docker-rootlesskit:gatekit rootlessctl:gatectl
 
 GO      ?= go
 # The version of `git describe` where there is one; see scripts/version.
@@ -23,20 +27,28 @@ export GO
 
 .DEFAULT_GOAL := build
 
-.PHONY: help build install uninstall run test bench lint clean
+.PHONY: help build install install-rootlesskit-names uninstall run test bench lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build gatekit and gatectl into bin/ (the default)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gatekit ./cmd/gatectl
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/gatekit ./cmd/gatectl
 
 install: ## Install both programs below PREFIX (/usr/local), under DESTDIR
-	@test -x bin/gatekit && test -x bin/gatectl || $(MAKE) build
+	@test -x '$(BIN)/gatekit' && test -x '$(BIN)/gatectl' || $(MAKE) build
 	install -d '$(DESTDIR)$(BINDIR)'
-	install -m 0755 bin/gatekit bin/gatectl '$(DESTDIR)$(BINDIR)'
+	install -m 0755 '$(BIN)/gatekit' '$(BIN)/gatectl' '$(DESTDIR)$(BINDIR)'
 
-uninstall: ## Remove what install put there
+# A program that is not our link is somebody else's: it is neither replaced nor
+# removed.
+install-rootlesskit-names: install ## Install, and be rootlesskit, docker-rootlesskit and rootlessctl there too
+	@cd '$(DESTDIR)$(BINDIR)' && for link in $(LINKS); do name=$${link%:*} ours=$${link#*:}; \
+		if test "$$(readlink $$name)" != $$ours; then ln -s $$ours $$name || exit; fi; done
+
+uninstall: ## Remove what install and install-rootlesskit-names put there
+	@if cd '$(DESTDIR)$(BINDIR)' 2>/dev/null; then for link in $(LINKS); do name=$${link%:*} ours=$${link#*:}; \
+		if test "$$(readlink $$name)" = $$ours; then rm -f $$name; fi; done; fi
 	rm -f '$(DESTDIR)$(BINDIR)/gatekit' '$(DESTDIR)$(BINDIR)/gatectl'
 
 run: build ## Prepare this host, then open a shell behind slirp (a demonstration without a terminal)

@@ -6,12 +6,18 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
-func addPortsCommand() *cli.Command {
+func addPortsCommand(p persona.Persona) *cli.Command {
+	var flags []cli.Flag
+	if p.Plain {
+		flags = []cli.Flag{jsonFlag()}
+	}
 	return &cli.Command{
+		Flags:     flags,
 		Name:      "add-ports",
 		Usage:     "publish ports, all or none, and print their ids",
 		UsageText: "gatectl add-ports SPEC...\ngatectl add-ports auto",
@@ -66,6 +72,9 @@ func addPorts(c *cli.Context) error {
 	added, err := gate.AddPorts(c.Context, specs)
 	if err != nil {
 		return err
+	}
+	if c.Bool("json") {
+		return persona.PrintPortsJSON(c.App.Writer, added)
 	}
 	for _, p := range added {
 		fmt.Fprintln(c.App.Writer, p.ID)

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/persona"
 )
 
 func infoCommand() *cli.Command {
@@ -30,7 +32,12 @@ func info(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
+	switch plain := personaOf(c).Plain; {
+	case plain && c.Bool("json"):
+		return persona.PrintInfoJSON(c.App.Writer, i)
+	case plain:
+		return persona.PrintInfo(c.App.Writer, i)
+	case c.Bool("json"):
 		return printJSON(c.App.Writer, i)
 	}
 	var dns []string

@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/persona"
 )
 
 func listPortsCommand() *cli.Command {
@@ -29,7 +31,12 @@ func listPorts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
+	switch plain := personaOf(c).Plain; {
+	case plain && c.Bool("json"):
+		return persona.PrintPortsJSON(c.App.Writer, ports)
+	case plain:
+		return persona.PrintPorts(c.App.Writer, ports)
+	case c.Bool("json"):
 		return printJSON(c.App.Writer, ports)
 	}
 	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT"}}

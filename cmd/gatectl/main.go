@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
 )
 
@@ -43,10 +44,11 @@ func main() {
 
 // run returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	p := persona.Of(args[0])
 	// What the caller has open is not for programs that are run inside.
 	err := linux.CloseOnExecFrom(3)
 	if err == nil {
-		err = newApp(stdout).Run(args)
+		err = newApp(p, stdout).Run(args)
 	}
 	var code exitCode
 	switch {
@@ -55,28 +57,37 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(stderr, "gatectl:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintln(stderr, p.Control+":", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if errors.Is(err, errUsage) {
 		return codeUsage
 	}
 	return codeFailure
 }
 
-func newApp(stdout io.Writer) *cli.App {
+// personaKey is where the command line's metadata has its persona.
+const personaKey = "persona"
+
+func personaOf(c *cli.Context) persona.Persona { return c.App.Metadata[personaKey].(persona.Persona) }
+
+// newApp makes the command line of a persona.
+func newApp(p persona.Persona, stdout io.Writer) *cli.App {
 	commands := []*cli.Command{
-		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(), removePortsCommand(), policyCommand(), execCommand(),
+		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(p), removePortsCommand(), policyCommand(), execCommand(),
 	}
 	for _, c := range commands {
 		// "gatectl exec help" runs help.
 		for _, c := range append(c.Subcommands, c) {
 			c.HideHelpCommand = true
 			c.OnUsageError = usageError
+			c.UsageText = strings.ReplaceAll(c.UsageText, "gatectl ", p.Control+" ")
+			c.Description = strings.ReplaceAll(c.Description, "gatectl ", p.Control+" ")
 		}
 	}
-	return &cli.App{
-		Name:      "gatectl",
+	app := &cli.App{
+		Name:      p.Control,
 		Usage:     "steer running gates",
-		UsageText: "gatectl [OPTIONS] COMMAND",
+		UsageText: p.Control + " [OPTIONS] COMMAND",
+		Metadata:  map[string]any{personaKey: p},
 		Version:   version.Version,
 		Description: "The gate is that of --socket, else that called --gate, else that of $GATEKIT_STATE_DIR or\n" +
 			"$ROOTLESSKIT_STATE_DIR, else the one running gate of this user.",
@@ -93,15 +104,19 @@ func newApp(stdout io.Writer) *cli.App {
 		ExitErrHandler:            func(*cli.Context, error) {},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
-				return fmt.Errorf("%w: no such command: %s; see gatectl --help", errUsage, name)
+				return fmt.Errorf("%w: no such command: %s; see %s --help", errUsage, name, p.Control)
 			}
-			return fmt.Errorf("%w: a command is missing; see gatectl --help", errUsage)
+			return fmt.Errorf("%w: a command is missing; see %s --help", errUsage, p.Control)
 		},
 	}
+	if p.Plain {
+		app.Flags = append(app.Flags, &cli.BoolFlag{Name: "debug", Usage: "accepted, and means nothing"})
+	}
+	return app
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	help := "gatectl --help"
+	help := c.App.Name + " --help"
 	if c.Command != nil && c.Command.HelpName != "" && c.Command.Name != c.App.Name {
 		help = c.Command.HelpName + " --help"
 	}

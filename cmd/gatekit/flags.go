@@ -7,27 +7,29 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
 	"github.com/gatekit/gatekit/pkg/parent"
 )
 
-// newApp makes the command line. action gets the options that it asked for; it
-// is not called for --help and --version.
-func newApp(action func(parent.Options) error) *cli.App {
+// newApp makes the command line of a persona. action gets the options that it
+// asked for; it is not called for --help and --version.
+func newApp(p persona.Persona, action func(parent.Options) error) *cli.App {
 	return &cli.App{
-		Name:      "gatekit",
+		Name:      p.Gate,
 		Usage:     "be root in namespaces of your own, with a network",
-		UsageText: "gatekit [OPTIONS] COMMAND [ARG...]",
+		UsageText: p.Gate + " [OPTIONS] COMMAND [ARG...]",
+		Metadata:  map[string]any{personaKey: p},
 		Version:   version.Version,
 		Description: "COMMAND runs as root in new user and mount namespaces. For example:\n\n" +
-			"gatekit --net=slirp --copy-up=/etc bash",
-		Flags:                     flags(),
+			p.Gate + " --net=slirp --copy-up=/etc bash",
+		Flags:                     flags(p),
 		HideHelpCommand:           true,
 		DisableSliceFlagSeparator: true,
 		Writer:                    os.Stdout,
 		ErrWriter:                 io.Discard, // what goes wrong is said once, by main
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return fmt.Errorf("%w: %w; see gatekit --help", parent.ErrUsage, err)
+			return fmt.Errorf("%w: %w; see %s --help", parent.ErrUsage, err, p.Gate)
 		},
 		ExitErrHandler: func(*cli.Context, error) {},
 		Action: func(c *cli.Context) error {
@@ -43,8 +45,14 @@ func newApp(action func(parent.Options) error) *cli.App {
 	}
 }
 
-// flags are the flags in the order of docs/reference.md.
-func flags() []cli.Flag {
+// personaKey is where the command line's metadata has its persona.
+const personaKey = "persona"
+
+func personaOf(c *cli.Context) persona.Persona { return c.App.Metadata[personaKey].(persona.Persona) }
+
+// flags are the flags in the order of docs/reference.md, with a persona's
+// defaults.
+func flags(p persona.Persona) []cli.Flag {
 	const (
 		state   = "1 state"
 		network = "2 network"
@@ -53,18 +61,27 @@ func flags() []cli.Flag {
 		spaces  = "5 namespaces and processes"
 		ids     = "6 ids"
 		logs    = "7 logs and version"
+		helpers = "8 flags of RootlessKit that are accepted and mean nothing, as its helpers are built in"
 	)
-	return []cli.Flag{
+	mtu := &cli.IntFlag{Category: network, Name: "mtu", Value: 1500, Usage: "MTU of the interface in the namespace, 576 to 65520 `BYTES`"}
+	if p.DriversMTU {
+		mtu.Value, mtu.DefaultText = 0, "65520 with --net=slirp4netns or pasta, else 1500"
+	}
+	portDriver := "port `DRIVER`: builtin or none"
+	if p.PortDriver == "" {
+		portDriver += " (default: builtin with --net=slirp, else none)"
+	}
+	all := []cli.Flag{
 		&cli.StringFlag{Category: state, Name: "state-dir", Usage: "`DIR` for the files of this gate (default: a new directory under $XDG_RUNTIME_DIR/gatekit)"},
 		&cli.StringFlag{Category: state, Name: "name", Usage: "a `NAME` for gatectl --gate"},
 
 		&cli.StringFlag{Category: network, Name: "net", Value: "host", Usage: "network `DRIVER`: host, none or slirp"},
-		&cli.IntFlag{Category: network, Name: "mtu", Value: 1500, Usage: "MTU of the interface in the namespace, 576 to 65520 `BYTES`"},
+		mtu,
 		&cli.StringFlag{Category: network, Name: "cidr", Usage: "IPv4 `NETWORK`: the child is .100, the gateway .2, the DNS .3 (default: 10.0.2.0/24, or the next that the host does not use)"},
 		&cli.StringFlag{Category: network, Name: "cidr6", Usage: "IPv6 `NETWORK`: the child is ::100, the gateway ::2, the DNS ::3 (default: fd67:6174:656b::/64, or the next that the host does not use)"},
 		&cli.StringFlag{Category: network, Name: "ifname", Value: "tap0", Usage: "`NAME` of the interface in the namespace"},
-		&cli.BoolFlag{Category: network, Name: "ipv6", Value: true, Usage: "IPv6 beside IPv4 in the namespace"},
-		&cli.StringFlag{Category: network, Name: "host-loopback", Value: "none", Usage: "what of the host's 127.0.0.1 and ::1 the gateway address reaches: none, all, or `PORTS` as 5432,8000-8010"},
+		&cli.BoolFlag{Category: network, Name: "ipv6", Value: p.IPv6, Usage: "IPv6 beside IPv4 in the namespace"},
+		&cli.StringFlag{Category: network, Name: "host-loopback", Value: p.HostLoopback, Usage: "what of the host's 127.0.0.1 and ::1 the gateway address reaches: none, all, or `PORTS` as 5432,8000-8010"},
 		&cli.BoolFlag{Category: network, Name: "disable-host-loopback", Usage: "the same as --host-loopback=none"},
 		&cli.BoolFlag{Category: network, Name: "detach-netns", Usage: "keep the network namespace at <state-dir>/netns and run COMMAND in the host's"},
 		&cli.StringSliceFlag{Category: network, Name: "dns", Usage: "upstream `ADDR[:PORT]` instead of the host's, repeatable"},
@@ -77,11 +94,12 @@ func flags() []cli.Flag {
 		&cli.StringFlag{Category: network, Name: "udp-filtering", Value: "address-and-port", Usage: "`WHO` may send to a UDP socket inside that has sent: address-and-port (whom it has sent to), address (any port of those), or none (everybody)"},
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 
-		&cli.StringFlag{Category: ports, Name: "port-driver", Usage: "port `DRIVER`: builtin or none (default: builtin with --net=slirp, else none)"},
+		&cli.StringFlag{Category: ports, Name: "port-driver", Value: p.PortDriver, Usage: portDriver},
 		&cli.StringSliceFlag{Category: ports, Name: "publish", Usage: "forward at start: `SPEC` as [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO, or auto, repeatable"},
 		// Not an alias: the library refuses two forms of a flag on one line.
 		&cli.StringSliceFlag{Category: ports, Name: "p", Usage: "the same as --publish, for a `SPEC`"},
 		&cli.StringFlag{Category: ports, Name: "source-ip", Value: "preserve", Usage: "the client `ADDRESS` that the service sees, with --net=slirp: preserve is the client's own, off the loopback's"},
+		&cli.BoolFlag{Category: ports, Name: "source-ip-transparent", Value: true, Usage: "RootlessKit's name of --source-ip"},
 		&cli.BoolFlag{Category: ports, Name: "restore-ports", Usage: "bring back the forwards of the last run in this --state-dir"},
 
 		&cli.StringSliceFlag{Category: mounts, Name: "copy-up", Usage: "make a host's `DIR` writable in the namespace, repeatable"},
@@ -104,6 +122,10 @@ func flags() []cli.Flag {
 		&cli.StringFlag{Category: logs, Name: "log-format", Value: "text", Usage: "`FORMAT` of logs on stderr: text or json"},
 		&cli.StringFlag{Category: logs, Name: "print-semver", Usage: "print a `PART` of the version: major, minor or patch"},
 	}
+	for _, f := range persona.HelperFlags {
+		all = append(all, &cli.StringFlag{Category: helpers, Name: f.Name, Usage: f.Meaning})
+	}
+	return all
 }
 
 // printSemver prints one number of the version (semver.org).

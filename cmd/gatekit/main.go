@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/child"
 	"github.com/gatekit/gatekit/pkg/network/slirp"
 	"github.com/gatekit/gatekit/pkg/parent"
@@ -25,7 +26,6 @@ import (
 const (
 	codeFailure = 1
 	codeUsage   = 2
-	codeSignal  = 128 // plus the signal's number
 )
 
 func main() {
@@ -41,10 +41,11 @@ func main() {
 
 // run is the parent. It returns the exit code.
 func run(args []string) int {
+	p := persona.Of(args[0])
 	// What the caller has open is not for the command (LISTEN_FDS apart, which
 	// are passed on one by one).
 	if err := linux.CloseOnExecFrom(3); err != nil {
-		return fail(err)
+		return fail(p, err)
 	}
 	// The parent hands work to the kernel's threads, and shares the processors
 	// with both ends of its connections: with all of them it would be woken on
@@ -54,7 +55,7 @@ func run(args []string) int {
 		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	}
 	exit := parent.Exit{}
-	app := newApp(func(o parent.Options) (err error) {
+	app := newApp(p, func(o parent.Options) (err error) {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals, linux.ForwardableSignals()...)
 		defer signal.Stop(signals)
@@ -63,20 +64,20 @@ func run(args []string) int {
 		return err
 	})
 	if err := app.Run(args); err != nil {
-		return fail(err)
+		return fail(p, err)
 	}
 	if exit.Signal != 0 {
-		return codeSignal + int(exit.Signal)
+		return p.SignalCode(exit.Signal)
 	}
 	return exit.Code
 }
 
 // fail prints one line and returns the exit code that goes with the error.
-func fail(err error) int {
+func fail(p persona.Persona, err error) int {
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	// That it is wrong usage shows in the exit code.
 	line = strings.ReplaceAll(line, parent.ErrUsage.Error()+": ", "")
-	fmt.Fprintln(os.Stderr, "gatekit:", line)
+	fmt.Fprintln(os.Stderr, p.Gate+":", line)
 	var start *parent.StartError
 	switch {
 	case errors.As(err, &start):

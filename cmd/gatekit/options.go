@@ -10,6 +10,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/network/slirp"
@@ -26,7 +27,7 @@ func options(c *cli.Context) (parent.Options, error) {
 		Name:            c.String("name"),
 		Version:         version.Version,
 		RestorePorts:    c.Bool("restore-ports"),
-		CopyUp:          c.StringSlice("copy-up"),
+		CopyUp:          personaOf(c).List(c.StringSlice("copy-up")),
 		CopyUpMode:      c.String("copy-up-mode"),
 		Propagation:     c.String("propagation"),
 		DetachNetns:     c.Bool("detach-netns"),
@@ -39,7 +40,7 @@ func options(c *cli.Context) (parent.Options, error) {
 		SingleID:        c.Bool("single-id"),
 	}
 	for _, set := range []func(*cli.Context, *parent.Options) error{
-		setLogger, setNetwork, setPorts, setReaper, setMaps, setAddHosts,
+		setLogger, logHelpers, setNetwork, setPorts, setReaper, setMaps, setAddHosts,
 	} {
 		if err := set(c, &o); err != nil {
 			return o, fmt.Errorf("%w: %w", parent.ErrUsage, err)
@@ -92,6 +93,26 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format=%s: want text or json", format)
 }
 
+// logHelpers says which flags are about helpers that are built in.
+func logHelpers(c *cli.Context, o *parent.Options) error {
+	var flags []string
+	if _, helper := persona.Network(c.String("net")); helper {
+		flags = append(flags, "--net="+c.String("net"))
+	}
+	if _, helper := persona.PortDriver(c.String("port-driver")); helper {
+		flags = append(flags, "--port-driver="+c.String("port-driver"))
+	}
+	for _, f := range persona.HelperFlags {
+		if c.IsSet(f.Name) {
+			flags = append(flags, "--"+f.Name+"="+c.String(f.Name))
+		}
+	}
+	if len(flags) > 0 {
+		o.Logger.Debug("no helper is run: its work is done by --net=slirp and --port-driver=builtin", "flags", flags)
+	}
+	return nil
+}
+
 // drivers are the network drivers by name. A driver is a folder below
 // pkg/network, a line here, and one in pkg/child.
 var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error){
@@ -101,13 +122,13 @@ var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error
 }
 
 func setNetwork(c *cli.Context, o *parent.Options) (err error) {
-	name := c.String("net")
+	name, _ := persona.Network(c.String("net"))
 	make, ok := drivers[name]
 	if !ok {
 		return fmt.Errorf("--net=%s: want host, none or slirp", name)
 	}
 	if name != "slirp" {
-		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "udp-filtering"} {
+		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "source-ip-transparent", "udp-filtering"} {
 			if c.IsSet(flag) {
 				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
 			}
@@ -127,23 +148,27 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 	o := slirp.Options{
 		DisableIPv6: !c.Bool("ipv6"),
-		SourceIP:    c.String("source-ip") == "preserve",
-		MTU:         c.Int("mtu"),
+		MTU:         personaOf(c).MTU(c.Int("mtu"), c.String("net")),
 		Ifname:      c.String("ifname"),
 		Search:      c.StringSlice("dns-search"),
 		Logger:      log,
 	}
 	var err error
+	if o.SourceIP, err = preservesSource(c); err != nil {
+		return nil, err
+	}
 	if o.IPv4, o.IPv6, err = networks(c); err != nil {
 		return nil, err
 	}
-	if o.HostLoopback, err = slirp.ParseHostLoopback(c.String("host-loopback")); err != nil {
-		return nil, fmt.Errorf("--host-loopback: %w", err)
-	}
+	loopback := c.String("host-loopback")
 	if c.Bool("disable-host-loopback") {
-		if c.String("host-loopback") != "none" {
+		if c.IsSet("host-loopback") && loopback != "none" {
 			return nil, errors.New("--disable-host-loopback and --host-loopback contradict each other")
 		}
+		loopback = "none"
+	}
+	if o.HostLoopback, err = slirp.ParseHostLoopback(loopback); err != nil {
+		return nil, fmt.Errorf("--host-loopback: %w", err)
 	}
 	filtering, ok := udpFilterings[c.String("udp-filtering")]
 	if !ok {
@@ -212,7 +237,7 @@ func parseUpstream(s string) (netip.AddrPort, error) {
 }
 
 func setPorts(c *cli.Context, o *parent.Options) error {
-	for _, s := range append(c.StringSlice("publish"), c.StringSlice("p")...) {
+	for _, s := range personaOf(c).List(append(c.StringSlice("publish"), c.StringSlice("p")...)) {
 		if s == "auto" {
 			o.PublishAuto = true
 			continue
@@ -223,18 +248,18 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 		}
 		o.Publish = append(o.Publish, specs...)
 	}
-	var opener port.Opener
-	switch source := c.String("source-ip"); source {
-	case "preserve":
-		opener, _ = o.Network.(port.Opener) // of the drivers, slirp is one
-	case "off":
-	default:
-		return fmt.Errorf("--source-ip=%s: want preserve or off", source)
+	preserve, err := preservesSource(c)
+	if err != nil {
+		return err
 	}
-	driver := c.String("port-driver")
+	var opener port.Opener
+	if preserve {
+		opener, _ = o.Network.(port.Opener) // of the drivers, slirp is one
+	}
+	driver, _ := persona.PortDriver(c.String("port-driver"))
 	if driver == "" {
 		driver = "none"
-		if c.String("net") == "slirp" {
+		if network, _ := persona.Network(c.String("net")); network == "slirp" {
 			driver = "builtin"
 		}
 	}
@@ -248,6 +273,25 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 		return fmt.Errorf("--port-driver=%s: want builtin or none", driver)
 	}
 	return nil
+}
+
+// preservesSource reads --source-ip, and RootlessKit's name of it.
+func preservesSource(c *cli.Context) (bool, error) {
+	preserve := false
+	switch source := c.String("source-ip"); source {
+	case "preserve":
+		preserve = true
+	case "off":
+	default:
+		return false, fmt.Errorf("--source-ip=%s: want preserve or off", source)
+	}
+	if !c.IsSet("source-ip-transparent") {
+		return preserve, nil
+	}
+	if c.IsSet("source-ip") && c.Bool("source-ip-transparent") != preserve {
+		return false, errors.New("--source-ip and --source-ip-transparent contradict each other")
+	}
+	return c.Bool("source-ip-transparent"), nil
 }
 
 func setReaper(c *cli.Context, o *parent.Options) error {

@@ -173,10 +173,10 @@ func (o *Options) validateNetwork() error {
 		return fmt.Errorf("a port driver needs a network of its own: --net=%s has none; use --net=slirp, or --port-driver=none", plan.Driver)
 	}
 	if (len(o.Publish) > 0 || o.PublishAuto) && o.Ports == nil {
-		return errors.New("--publish needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
+		return errors.New("--publish needs a port driver: use --net=slirp or --net=none with --port-driver=builtin")
 	}
 	if o.RestorePorts && o.Ports == nil {
-		return errors.New("--restore-ports needs a port driver: use --net=slirp, or --port-driver=builtin with --net=none")
+		return errors.New("--restore-ports needs a port driver: use --net=slirp or --net=none with --port-driver=builtin")
 	}
 	if o.RestorePorts && o.StateDir == "" {
 		return errors.New("--restore-ports needs --state-dir: a new directory has no forwards to restore")
