@@ -346,6 +346,22 @@ func TestTheCommandInheritsWhatAProcessInherits(t *testing.T) {
 	}
 }
 
+func TestACommandLineMayBeAsLongAsTheKernelTakesIt(t *testing.T) {
+	h := testenv.NewHost(t)
+	arguments := make([]string, 20000) // half a megabyte with the zeros
+	for i := range arguments {
+		arguments[i] = fmt.Sprintf("argument number %08d", i)
+	}
+	command := append([]string{"sh", "-c", `echo "$#"; eval "echo \"\${$#}\""`, "sh"}, arguments...)
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			if got, want := output(t, h, append(flags, command...)...), "20000\nargument number 00019999\n"; got != want {
+				t.Errorf("inside: %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 func TestAGateOutlivesTheReaderOfItsLogs(t *testing.T) {
 	h := testenv.NewHost(t)
 	// Descriptor 2 is a pipe that nobody reads. The command ends as it does of

@@ -4,7 +4,7 @@
 // (SCM_RIGHTS). End of file on either side means that the other is dead.
 //
 //	kind     from    body     files        when, and what follows
-//	setup    parent  Setup    -            at once; the child sets up the network
+//	setup    parent  -        a Setup      at once; the child sets up the network
 //	network  child   -        the driver's the parent runs the network driver
 //	mapped   parent  -        -            ids are mapped; the child mounts
 //	ready    child   -        -            all set up; the parent opens its API

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,7 +128,35 @@ func TestAMessageOutOfTurnIsAnError(t *testing.T) {
 
 func TestAMessageThatIsTooLargeIsNotSent(t *testing.T) {
 	parent, _ := pair(t)
-	if err := parent.Send(KindSetup, Setup{Command: []string{strings.Repeat("x", maxMessage)}}); err == nil {
+	if err := parent.Send(KindError, Error{Reason: strings.Repeat("x", maxMessage)}); err == nil {
 		t.Fatal("no error")
+	}
+}
+
+func TestASetupMayBeLargerThanAMessage(t *testing.T) {
+	parent, child := pair(t)
+	want := Setup{Command: []string{strings.Repeat("x", 20*maxMessage), ""}, Mounts: []byte("{}")}
+	file, err := want.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = parent.Send(KindSetup, nil, file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := child.Expect(KindSetup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Setup()
+	if err != nil || !slices.Equal(got.Command, want.Command) {
+		t.Errorf("a command of %d arguments, %v", len(got.Command), err)
+	}
+	if _, err := m.Files[0].Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file is still open: %v", err)
+	}
+	if _, err := (Message{Kind: KindSetup}).Setup(); err == nil {
+		t.Error("a setup without a file is taken")
 	}
 }

@@ -3,12 +3,18 @@ package handshake
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/pkg/network"
 )
 
-// Setup tells the child what to make of its namespaces.
+// Setup tells the child what to make of its namespaces. It rides on its message in
+// a file, because a command line may be longer than a message.
 type Setup struct {
 	// Plan is the network's.
 	Plan network.Plan `json:"plan"`
@@ -32,6 +38,38 @@ type Setup struct {
 	// ListenFDs is how many sockets of socket activation follow the
 	// handshake's descriptor.
 	ListenFDs int `json:"listenFDs,omitempty"`
+}
+
+// File returns a file with the setup, which exists in memory only
+// (memfd_create(2)). The caller closes it.
+func (s Setup) File() (*os.File, error) {
+	fd, err := unix.MemfdCreate("gatekit-setup", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("handshake: %w", os.NewSyscallError("memfd_create", err))
+	}
+	f := os.NewFile(uintptr(fd), "setup")
+	err = json.NewEncoder(f).Encode(s)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("handshake: write the setup: %w", err)
+	}
+	return f, nil
+}
+
+// Setup reads the setup of a message of kind setup, and closes its file.
+func (m Message) Setup() (Setup, error) {
+	defer m.CloseFiles()
+	var s Setup
+	if len(m.Files) != 1 {
+		return s, fmt.Errorf("handshake: message %q: %d files, not 1", m.Kind, len(m.Files))
+	}
+	if err := json.NewDecoder(m.Files[0]).Decode(&s); err != nil {
+		return s, fmt.Errorf("handshake: message %q: %w", m.Kind, err)
+	}
+	return s, nil
 }
 
 // Signal names a signal by its number (signal(7)).

@@ -125,7 +125,7 @@ func (c *child) run() error {
 	if err != nil {
 		return err
 	}
-	if err := m.Decode(&c.setup); err != nil {
+	if c.setup, err = m.Setup(); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(c.setup.Mounts, &c.mounts); err != nil {

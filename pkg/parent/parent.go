@@ -257,7 +257,12 @@ func (g *gate) askToEnd() {
 // start brings up the parts in the order in which they need each other, and then
 // lets the command go.
 func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) error {
-	if err := g.session.send(handshake.KindSetup, g.setup()); err != nil {
+	setup, err := g.setup().File()
+	if err != nil {
+		return err
+	}
+	defer setup.Close()
+	if err := g.session.send(handshake.KindSetup, nil, setup); err != nil {
 		return err
 	}
 	mapped := make(chan error, 1)

@@ -131,8 +131,8 @@ func (s *session) answer(m handshake.Message) {
 
 // send sends the child a message. The error is errChildGone when it cannot
 // take it any more.
-func (s *session) send(kind handshake.Kind, body any) error {
-	err := s.conn.Send(kind, body)
+func (s *session) send(kind handshake.Kind, body any, files ...*os.File) error {
+	err := s.conn.Send(kind, body, files...)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return errChildGone
 	}
