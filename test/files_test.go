@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -97,6 +98,27 @@ func TestHostsIsTheHostsWithItsNameOnLoopback(t *testing.T) {
 			t.Errorf("hosts and resolv.conf are %q, want the host's %q", out, want)
 		}
 	})
+}
+
+// What the host puts in the place of its own hosts file does not show inside.
+func TestHostsStaysWhenTheHostReplacesItsOwn(t *testing.T) {
+	h := testenv.NewHost(t)
+	h.WriteFile(t, "/etc/hosts", "127.0.0.1 localhost\n", 0o644)
+	for name, flags := range map[string][]string{"slirp": {"--net=slirp"}, "none": {"--net=none"}} {
+		t.Run(name, func(t *testing.T) {
+			g := startGate(t, h, append(flags, "--add-host=db.example:198.51.100.7", "sleep", "60")...)
+			for i := range 3 {
+				h.WriteFile(t, "/etc/hosts.new", fmt.Sprintf("127.0.0.1 localhost other%d\n", i), 0o644)
+				if err := os.Rename(h.Path("/etc/hosts.new"), h.Path("/etc/hosts")); err != nil {
+					t.Fatal(err)
+				}
+				testenv.Until(t, "the gate's hosts file", func() bool {
+					return hasHostsEntry(g.run(t, "cat", "/etc/hosts"), "198.51.100.7 db.example")
+				})
+			}
+			g.stop(t)
+		})
+	}
 }
 
 // hasHostsEntry looks for "ADDRESS NAME" in the text of a hosts(5) file.

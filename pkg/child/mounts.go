@@ -187,7 +187,9 @@ func (m Mounts) rebind() error {
 		if errors.Is(err, os.ErrNotExist) || err == nil && os.SameFile(ours, now) {
 			continue
 		}
-		if err := linux.AttachTree(b.tree, b.target); err != nil {
+		// The host may be just putting another in its place, and then there is a
+		// next call.
+		if err := linux.AttachTree(b.tree, b.target); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

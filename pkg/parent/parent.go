@@ -32,6 +32,7 @@ import (
 
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/internal/statedir"
+	"github.com/gatekit/gatekit/internal/trail"
 	"github.com/gatekit/gatekit/pkg/api/server"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
@@ -293,6 +294,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 		return err
 	}
 	g.followPlan(ctx, parts)
+	g.followHosts(ctx, parts)
 	return nil
 }
 
@@ -352,6 +354,22 @@ func (g *gate) followPlan(ctx context.Context, parts *errgroup.Group) {
 			}
 			if err != nil && !errors.Is(err, errChildGone) {
 				g.o.Logger.Warn("the namespace's resolv.conf is not up to date", "error", err)
+			}
+		})
+		return nil
+	})
+}
+
+// followHosts keeps our hosts file in its place inside, when the host puts another
+// file in the place of its own.
+func (g *gate) followHosts(ctx context.Context, parts *errgroup.Group) {
+	if g.o.mounts(g.dir).Hosts == "" {
+		return
+	}
+	parts.Go(func() error {
+		trail.Follow(ctx, hostsPath, g.o.Logger, func() {
+			if err := g.session.send(handshake.KindRebind, nil); err != nil && !errors.Is(err, errChildGone) {
+				g.o.Logger.Warn("the namespace's hosts file may be the host's", "error", err)
 			}
 		})
 		return nil
@@ -430,13 +448,16 @@ func (g *gate) setup() handshake.Setup {
 	return s
 }
 
+// hostsPath is the host's own hosts file.
+const hostsPath = "/etc/hosts"
+
 // writeEtcFiles writes the state dir's resolv.conf and hosts.
 func (g *gate) writeEtcFiles() error {
 	hostname, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	host, err := os.ReadFile("/etc/hosts")
+	host, err := os.ReadFile(hostsPath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -2,20 +2,15 @@ package slirp
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/trail"
 )
 
 // upstreamSource knows the DNS servers to ask, and the search domains and options
@@ -129,148 +124,7 @@ func (u *upstreamSource) schedule() schedule {
 	return s
 }
 
-// follow keeps the host's part current until ctx is done. It costs nothing while
-// nothing changes: the kernel tells of changes (inotify).
+// follow keeps the host's part current until ctx is done.
 func (u *upstreamSource) follow(ctx context.Context, log *slog.Logger) {
-	inotify, err := linux.NewInotify()
-	if err != nil {
-		log.Warn("changes of the host's resolv.conf will not be noticed; sysctl fs.inotify.max_user_instances allows more watchers", "error", err)
-		return
-	}
-	stop := context.AfterFunc(ctx, func() { inotify.Close() })
-	defer func() {
-		if stop() {
-			inotify.Close()
-		}
-	}()
-	t := trail{inotify: inotify, path: u.path}
-	for {
-		if err := t.lay(); err != nil && ctx.Err() == nil {
-			log.Warn("changes of the host's resolv.conf may not be noticed", "error", err)
-		}
-		u.reload()
-		if err := t.await(); err != nil {
-			if ctx.Err() == nil {
-				log.Warn("changes of the host's resolv.conf will not be noticed any more", "error", err)
-			}
-			return
-		}
-	}
-}
-
-// trail is the set of watches on all that decides what a path leads to: the
-// directory of each symbolic link on the way, that of the file, and the file. (A
-// file that is a mount changes without its directory.)
-type trail struct {
-	inotify *linux.Inotify
-	path    string
-	watches map[int][]string // the names that matter in a directory; none for a file
-}
-
-// maxLinks is how many symbolic links Linux follows (path_resolution(7)).
-const maxLinks = 40
-
-const (
-	dirChanges = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_CLOSE_WRITE |
-		unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
-	fileChanges = unix.IN_CLOSE_WRITE
-)
-
-// lay puts the watches where they belong now. Each is there before what it is for
-// is looked at, so that no change is lost.
-func (t *trail) lay() error {
-	before := t.watches
-	t.watches = make(map[int][]string)
-	err := t.walk()
-	for errors.Is(err, errAppeared) {
-		err = t.walk()
-	}
-	for watch := range before {
-		if _, ok := t.watches[watch]; !ok {
-			t.inotify.Unwatch(watch)
-		}
-	}
-	return err
-}
-
-func (t *trail) walk() error {
-	path := t.path
-	for range maxLinks {
-		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-		if err == nil {
-			err = t.watch(dir, dirChanges, filepath.Base(path))
-		}
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			return t.watchMissing(path)
-		case err != nil:
-			return err
-		}
-		target, err := os.Readlink(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			return nil
-		case err != nil: // no link
-			// What cannot be watched itself is by its directory.
-			_ = t.watch(path, fileChanges)
-			return nil
-		case filepath.IsAbs(target):
-			path = target
-		default:
-			path = filepath.Join(dir, target)
-		}
-	}
-	return unix.ELOOP
-}
-
-// errAppeared says that what was missing is there now, and may have come before
-// the watch for it.
-var errAppeared = errors.New("appeared")
-
-// watchMissing waits for the first directory of a path that is not there.
-func (t *trail) watchMissing(path string) error {
-	for path != filepath.Dir(path) {
-		missing := path
-		path = filepath.Dir(path)
-		err := t.watch(path, dirChanges, filepath.Base(missing))
-		switch {
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-			continue
-		case err != nil:
-			return err
-		}
-		if _, err := os.Stat(missing); err == nil {
-			return errAppeared
-		}
-		return nil
-	}
-	return nil
-}
-
-func (t *trail) watch(path string, mask uint32, names ...string) error {
-	watch, err := t.inotify.Watch(path, mask)
-	if err == nil {
-		t.watches[watch] = append(t.watches[watch], names...)
-	}
-	return err
-}
-
-// await returns when something has changed that matters.
-func (t *trail) await() error {
-	for {
-		changes, err := t.inotify.Changes()
-		if err != nil {
-			return err
-		}
-		for _, c := range changes {
-			names, ours := t.watches[c.Watch]
-			switch {
-			case c.Mask&unix.IN_Q_OVERFLOW != 0:
-				return nil
-			case !ours: // of a watch that has ended
-			case c.Name == "" || slices.Contains(names, c.Name):
-				return nil
-			}
-		}
-	}
+	trail.Follow(ctx, u.path, log, u.reload)
 }
