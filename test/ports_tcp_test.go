@@ -3,7 +3,9 @@ package test
 import (
 	"io"
 	"net"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/gatekit/gatekit/internal/testenv"
 )
@@ -133,5 +135,57 @@ func TestManyConnectionsShareAForward(t *testing.T) {
 		if err := exchange(conn, 1000+i); err != nil {
 			t.Errorf("connection %d: %v", i, err)
 		}
+	}
+}
+
+// urging is a service in Python that takes urgent data in line, and answers with
+// some of its own.
+const urging = `
+import socket
+s = socket.create_server(("127.0.0.1", 80))
+print("serving", flush=True)
+while True:
+    c, _ = s.accept()
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    text = b""
+    while not text.endswith(b"."):
+        text += c.recv(100)
+    c.sendall(text)
+    c.send(b"!", socket.MSG_OOB)
+    c.sendall(b"end")
+    c.close()
+`
+
+func TestUrgentDataKeepsItsPlaceInTheStream(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp4", "sleep", "60")
+	awaitLine(t, g.host.Start(t, g.in("/usr/bin/python3", "-c", urging)), "(serving)")
+	for name, from := range map[string]machine{"by the fast path": s.Host, "in the client's name": s.outside} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := dialTCP(t, from, at(s.outside.HostAddr4, 8080))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(testenv.Patience))
+			raw, err := conn.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := raw.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_OOBINLINE, 1)
+				if err == nil {
+					err = syscall.Sendto(int(fd), []byte("abc!"), syscall.MSG_OOB, nil)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if _, werr := conn.Write([]byte("def.")); err != nil || werr != nil {
+				t.Fatal(err, werr)
+			}
+			if got, err := io.ReadAll(conn); string(got) != "abc!def.!end" || err != nil {
+				t.Errorf("the client reads %q, %v", got, err)
+			}
+		})
 	}
 }

@@ -22,8 +22,8 @@ type KeepAlive struct {
 	Count    int           // unanswered probes before the connection is reset
 }
 
-// ListenTCP listens on at. Accepted connections inherit keepAlive and
-// TCP_NODELAY, which saves the calls for each. An IPv6 listener takes no IPv4.
+// ListenTCP listens on at. Accepted connections inherit what TuneTCP sets, which
+// saves the calls for each. An IPv6 listener takes no IPv4.
 // The call that failed, "socket", "bind" or "listen", is in the error.
 func ListenTCP(at netip.AddrPort, backlog int, keepAlive KeepAlive) (int, error) {
 	return openInet(at, unix.SOCK_STREAM, func(fd int, sa unix.Sockaddr) error {
@@ -85,10 +85,12 @@ func openInet(at netip.AddrPort, typ int, bind func(int, unix.Sockaddr) error) (
 	return fd, nil
 }
 
-// TuneTCP sets TCP_NODELAY and keepAlive on a TCP socket.
+// TuneTCP sets TCP_NODELAY and keepAlive on a TCP socket, and has urgent data
+// stay in the stream (SO_OOBINLINE, socket(7)), where AtMark finds it.
 func TuneTCP(fd int, keepAlive KeepAlive) error {
 	return setInts(fd,
 		sockopt{unix.SOL_TCP, unix.TCP_NODELAY, 1},
+		sockopt{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
 		sockopt{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		sockopt{unix.SOL_TCP, unix.TCP_KEEPIDLE, seconds(keepAlive.Idle)},
 		sockopt{unix.SOL_TCP, unix.TCP_KEEPINTVL, seconds(keepAlive.Interval)},
@@ -213,6 +215,14 @@ func SocketError(fd int) error {
 func Unsent(fd int) (int, error) {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 	return n, os.NewSyscallError("ioctl SIOCOUTQ", err)
+}
+
+// AtMark says whether the next byte of a TCP socket is urgent data, which has come
+// or is announced (SIOCATMARK, sockatmark(3)). splice(2) takes nothing from there
+// on, not even the end of the stream, until the byte was read.
+func AtMark(fd int) bool {
+	at, err := unix.IoctlGetInt(fd, unix.SIOCATMARK)
+	return err == nil && at != 0
 }
 
 // ResetOnClose makes the close of a TCP socket send a reset, and drop what has

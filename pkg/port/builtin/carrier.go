@@ -12,6 +12,9 @@ import (
 // that they stay in the kernel, or memory of ours when the process has no
 // descriptors left for a pipe. A direction of a connection holds a carrier only
 // while there are bytes in it.
+//
+// Urgent data (tcp(7)) is a mark in the stream, which telnet and ftp use. splice
+// stops at it, so the urgent byte is read and sent on by itself, as urgent.
 
 // Sizes in bytes: of a pipe, of one splice, and of the memory instead of a pipe;
 // and how many unused pipes are kept.
@@ -78,18 +81,26 @@ func (c *carriers) close() {
 
 // memory is a carrier that needs no descriptor.
 type memory struct {
-	buf  []byte
-	from int // what is in it starts here
+	buf    []byte
+	from   int  // what is in it starts here
+	urgent bool // it is one byte, and urgent
 }
 
 func (m *memory) Fill(fd, limit int) (int, error) {
-	m.from = 0
-	n, err := unix.Read(fd, m.buf[:min(limit, len(m.buf))])
+	m.from, m.urgent = 0, linux.AtMark(fd)
+	if m.urgent {
+		limit = 1
+	}
+	n, err := unix.Read(fd, m.buf[:min(limit, len(m.buf))]) // ends before a mark
 	return n, err
 }
 
 func (m *memory) Drain(fd, limit int) (int, error) {
-	n, err := unix.Write(fd, m.buf[m.from:][:limit])
+	flags := unix.MSG_NOSIGNAL | unix.MSG_DONTWAIT
+	if m.urgent {
+		flags |= unix.MSG_OOB
+	}
+	n, err := unix.SendmsgN(fd, m.buf[m.from:][:limit], nil, nil, flags)
 	m.from += max(n, 0)
 	return n, err
 }
@@ -127,6 +138,11 @@ func (s *stream) tryFill(fd uintptr) (done bool) {
 		s.held = s.carriers.get()
 	}
 	s.n, s.err = s.held.Fill(int(fd), chunk)
+	if (s.err == unix.EAGAIN || s.err == nil && s.n == 0) && linux.AtMark(int(fd)) {
+		s.release()
+		s.held = &memory{buf: make([]byte, 1)}
+		s.n, s.err = s.held.Fill(int(fd), 1)
+	}
 	if s.err == unix.EAGAIN {
 		s.release()
 		return false
@@ -138,6 +154,9 @@ func (s *stream) tryFill(fd uintptr) (done bool) {
 func (s *stream) send() error {
 	if err := s.to.raw.Write(s.drain); err != nil {
 		return err
+	}
+	if m, ok := s.held.(*memory); ok && m.urgent {
+		s.release() // it holds no more than that byte
 	}
 	return s.err
 }
