@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -31,16 +32,17 @@ type notifier struct {
 	inside  *net.UnixConn
 	outside *net.UnixConn
 	manager *net.UnixAddr
+	log     *slog.Logger
 }
 
 // newNotifier makes a notifier at path where env needs one, and returns env with
 // that path in it. It is nil where the command reaches the manager itself.
-func newNotifier(env []string, path string) (*notifier, []string, error) {
+func newNotifier(env []string, path string, log *slog.Logger) (*notifier, []string, error) {
 	i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, notifyVariable+"@") })
 	if i < 0 {
 		return nil, env, nil
 	}
-	n := &notifier{manager: &net.UnixAddr{Net: "unixgram", Name: strings.TrimPrefix(env[i], notifyVariable)}}
+	n := &notifier{manager: &net.UnixAddr{Net: "unixgram", Name: strings.TrimPrefix(env[i], notifyVariable)}, log: log}
 	var err error
 	if n.inside, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}); err != nil {
 		return nil, env, fmt.Errorf("listen for readiness: %w", err)
@@ -63,7 +65,9 @@ func (n *notifier) close() {
 	}
 }
 
-// run carries datagrams until ctx is done.
+// run carries datagrams until ctx is done. One that the manager does not take is
+// lost: without us the command would have got the error, and managers that wait
+// for readiness alone are gone after it.
 func (n *notifier) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, n.close)()
 	buffer, rights := make([]byte, maxNotify), make([]byte, unix.CmsgSpace(16*4))
@@ -75,9 +79,8 @@ func (n *notifier) run(ctx context.Context) error {
 			}
 			return fmt.Errorf("carry readiness to the service manager: %w", err)
 		}
-		err = n.carry(buffer[:size], rights[:rn])
-		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("carry readiness to the service manager: %w", err)
+		if err := n.carry(buffer[:size], rights[:rn]); err != nil && ctx.Err() == nil {
+			n.log.Warn("the service manager at NOTIFY_SOCKET did not take a message of the command", "error", err)
 		}
 	}
 }

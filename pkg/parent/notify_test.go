@@ -1,8 +1,11 @@
 package parent
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,7 +23,9 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 	}
 	defer manager.Close()
 	dir := t.TempDir()
-	n, env, err := newNotifier([]string{"A=b", "NOTIFY_SOCKET=" + name}, filepath.Join(dir, "notify.sock"))
+	logs, toLogs := io.Pipe()
+	defer logs.Close()
+	n, env, err := newNotifier([]string{"A=b", "NOTIFY_SOCKET=" + name}, filepath.Join(dir, "notify.sock"), slog.New(slog.NewTextHandler(toLogs, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +35,10 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- n.run(ctx) }()
+	go func() {
+		defer toLogs.Close()
+		done <- n.run(ctx)
+	}()
 	service, err := net.Dial("unixgram", strings.TrimPrefix(env[i], "NOTIFY_SOCKET="))
 	if err != nil {
 		t.Fatal(err)
@@ -47,6 +55,14 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 	if err != nil || string(buffer[:size]) != "READY=1" {
 		t.Errorf("the manager got %q, %v", buffer[:size], err)
 	}
+	// What a manager that is gone does not take is no reason to end.
+	manager.Close()
+	if _, err := service.Write([]byte("STATUS=lost")); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(logs).ReadString('\n'); err != nil || !strings.Contains(line, "did not take") {
+		t.Errorf("the log says %q, %v", line, err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -58,7 +74,7 @@ func TestReadinessReachesAManagerOnAnAbstractSocket(t *testing.T) {
 
 func TestAManagerWithAPathIsReachedWithoutUs(t *testing.T) {
 	for _, env := range [][]string{nil, {"A=b"}, {"NOTIFY_SOCKET=/run/systemd/notify"}} {
-		n, got, err := newNotifier(env, filepath.Join(t.TempDir(), "notify.sock"))
+		n, got, err := newNotifier(env, filepath.Join(t.TempDir(), "notify.sock"), slog.New(slog.DiscardHandler))
 		if n != nil || err != nil || !slices.Equal(got, env) {
 			t.Errorf("%q: %v, %q, %v", env, n, got, err)
 		}

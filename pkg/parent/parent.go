@@ -139,7 +139,7 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 	}
 	env := g.o.Env
 	if g.o.Network.Plan().Namespace && !g.o.DetachNetns {
-		if g.notify, env, err = newNotifier(env, g.dir.Notify()); err != nil {
+		if g.notify, env, err = newNotifier(env, g.dir.Notify(), g.o.Logger); err != nil {
 			return exit, err
 		}
 		if g.notify != nil {
