@@ -278,6 +278,24 @@ func TestIPv6InsideIsSettled(t *testing.T) {
 	g.stop(t)
 }
 
+// Without IPv6 the interface has no address of it, and the loopback keeps its own.
+func TestWithoutIPv6TheInterfaceHasNone(t *testing.T) {
+	s := newSite(t)
+	for _, flag := range []string{"--ipv6=false", "--mtu=1000"} {
+		g := startGate(t, s.Host, "--net=slirp", flag, "sleep", "60")
+		if out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0"); out != "" {
+			t.Errorf("%s: %s\nwant no address", flag, out)
+		}
+		if out := g.run(t, "ip", "-6", "route", "get", "::1"); !strings.Contains(out, "dev lo") {
+			t.Errorf("%s: %s\nwant ::1 on lo", flag, out)
+		}
+		if out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "lo"); !strings.Contains(out, " ::1/128") {
+			t.Errorf("%s: %s\nwant ::1 on lo", flag, out)
+		}
+		g.stop(t)
+	}
+}
+
 // An address that the gateway has cannot be taken inside; any other can.
 func TestDuplicateAddressesAreDetected(t *testing.T) {
 	s := newSite(t)

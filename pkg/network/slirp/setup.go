@@ -6,9 +6,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/linux"
@@ -122,6 +124,11 @@ func configure(nic *network.Interface) error {
 		return err
 	}
 	expectNoRouter(nic.Name)
+	if !slices.ContainsFunc(nic.Addresses, func(a netip.Prefix) bool { return a.Addr().Is6() }) {
+		// No link-local address either. It fails where the interface has no IPv6 at
+		// all: its MTU is below 1280, or the kernel has none.
+		_ = handle.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE)
+	}
 	for _, a := range nic.Addresses {
 		if err := addChildAddress(handle, link, a); err != nil {
 			return fmt.Errorf("add address %v to %s: %w", a, nic.Name, err)
