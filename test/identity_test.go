@@ -92,6 +92,25 @@ func TestExplicitMappingsReplaceTheDefaults(t *testing.T) {
 	}
 }
 
+func TestRootInsideMayBeAnotherThanTheCaller(t *testing.T) {
+	h := testenv.NewHost(t)
+	u, sub := h.User, h.User.SubUIDs.Start
+	args := []string{
+		fmt.Sprintf("--uidmap=0:%d:1000", sub), fmt.Sprintf("--uidmap=%d:%d:1", u.UID, u.UID),
+		fmt.Sprintf("--gidmap=0:%d:1000", sub), fmt.Sprintf("--gidmap=%d:%d:1", u.GID, u.GID),
+	}
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			// It can do what root can, and the gate is its own to steer.
+			got := output(t, h, append(append(args, flags...), "sh", "-c",
+				"id -u; id -g; mount -t tmpfs none /mnt && gatectl info --json | grep -o apiVersion")...)
+			if want := "0\n0\napiVersion\n"; got != want {
+				t.Errorf("inside: %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 func TestASingleIDNeedsNoSubordinateIDsAndNoHelpers(t *testing.T) {
 	h := testenv.NewHost(t)
 	h.SetSubIDs(t, "", "")
@@ -182,7 +201,7 @@ func TestSupplementaryGroupsAreKept(t *testing.T) {
 	}
 }
 
-// showCapabilities prints what of the capabilities is not in /proc/PID/status.
+// securebits prints what of the capabilities is not in /proc/PID/status.
 var _ = testenv.Probe("securebits", func([]string) int {
 	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,6 +89,12 @@ type idMaps struct {
 	// denySetgroups is what the kernel asks of a caller who writes a gid map
 	// without the capability for it (user_namespaces(7)).
 	denySetgroups bool
+}
+
+// root is the user outside who is root inside.
+func (m idMaps) root() uint32 {
+	i := slices.IndexFunc(m.uid, func(r IDMap) bool { return r.Inside == 0 })
+	return m.uid[i].Outside // there is one: see validateMaps
 }
 
 // mapTimeout bounds newuidmap and getsubids: behind them may be a directory

@@ -69,16 +69,16 @@ func Run(ctx context.Context, o Options) (Exit, error) {
 	if err := o.Validate(); err != nil {
 		return Exit{}, err
 	}
-	ids, err := g.checkHost(ctx)
-	if err != nil {
+	if err := g.checkHost(ctx); err != nil {
 		return Exit{}, err
 	}
-	return g.run(ctx, ids)
+	return g.run(ctx)
 }
 
 // gate is a gate at run time.
 type gate struct {
 	o       *Options
+	ids     idMaps
 	dir     *statedir.Dir
 	child   *process
 	session *session
@@ -96,28 +96,27 @@ type gate struct {
 type checker interface{ Check() error }
 
 // checkHost finds what would fail on this host, while nothing has been made.
-func (g *gate) checkHost(ctx context.Context) (idMaps, error) {
+func (g *gate) checkHost(ctx context.Context) (err error) {
 	caller := currentCaller()
 	if err := checkUserNamespaces("/proc", caller); err != nil {
-		return idMaps{}, err
+		return err
 	}
-	ids, err := g.o.idMaps(ctx, caller)
-	if err != nil {
-		return ids, err
+	if g.ids, err = g.o.idMaps(ctx, caller); err != nil {
+		return err
 	}
 	if c, ok := g.o.Network.(checker); ok {
 		if err := c.Check(); err != nil {
-			return ids, err
+			return err
 		}
 	}
 	if caller.uid == 0 {
 		g.o.Logger.Warn("started by root: what runs inside is safer when an unprivileged user starts the gate")
 	}
-	return ids, nil
+	return nil
 }
 
 // run makes the gate, runs it, and takes it down.
-func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
+func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 	g.dir, err = statedir.Create(statedir.Options{Path: g.o.StateDir, Name: g.o.Name})
 	if err != nil {
 		return exit, err
@@ -165,7 +164,7 @@ func (g *gate) run(ctx context.Context, ids idMaps) (exit Exit, err error) {
 			return exit, err
 		}
 	}
-	return g.supervise(ctx, ids)
+	return g.supervise(ctx)
 }
 
 // deathPatience is how long the child may take to end after its channel has.
@@ -177,9 +176,9 @@ var errEnded = errors.New("the command ended")
 // supervise runs the parts, starts the command and waits for the first end. The
 // parts outlive ctx while the command is asked to end: it may need the network
 // for that.
-func (g *gate) supervise(ctx context.Context, ids idMaps) (Exit, error) {
+func (g *gate) supervise(ctx context.Context) (Exit, error) {
 	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
-	parts.Go(func() error { return g.start(partsCtx, parts, ids) })
+	parts.Go(func() error { return g.start(partsCtx, parts) })
 	parts.Go(func() error { return g.watch(ctx, partsCtx) })
 	if g.o.Signals != nil {
 		parts.Go(func() error { return g.forwardSignals(partsCtx) })
@@ -257,7 +256,7 @@ func (g *gate) askToEnd() {
 
 // start brings up the parts in the order in which they need each other, and then
 // lets the command go.
-func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) error {
+func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 	setup, err := g.setup().File()
 	if err != nil {
 		return err
@@ -267,7 +266,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 		return err
 	}
 	mapped := make(chan error, 1)
-	go func() { mapped <- g.mapIDs(ctx, ids) }()
+	go func() { mapped <- g.mapIDs(ctx) }()
 	if err := g.startNetwork(ctx, parts); err != nil {
 		return errors.Join(err, <-mapped)
 	}
@@ -299,14 +298,14 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group, ids idMaps) err
 }
 
 // mapIDs maps the child's ids and tells it so.
-func (g *gate) mapIDs(ctx context.Context, ids idMaps) error {
-	if err := ids.write(ctx, g.child.cmd.Process.Pid); err != nil {
+func (g *gate) mapIDs(ctx context.Context) error {
+	if err := g.ids.write(ctx, g.child.cmd.Process.Pid); err != nil {
 		if ctx.Err() != nil {
 			return nil // the end of the gate, not its cause
 		}
 		return explainNamespaces(err, "/proc")
 	}
-	g.o.Logger.Debug("ids are mapped", "uids", ids.uid, "gids", ids.gid)
+	g.o.Logger.Debug("ids are mapped", "uids", g.ids.uid, "gids", g.ids.gid)
 	return g.session.send(handshake.KindMapped, nil)
 }
 
@@ -406,7 +405,7 @@ func (g *gate) startAPI(ctx context.Context, parts *errgroup.Group) error {
 	api := server.New(server.Options{
 		Gate:   facade{g},
 		Logger: g.o.Logger,
-		UIDs:   []uint32{uint32(os.Geteuid()), 0},
+		UIDs:   []uint32{uint32(os.Geteuid()), g.ids.root(), 0},
 	})
 	parts.Go(func() error { return partError(ctx, "API", serve(ctx, api, listener)) })
 	return nil

@@ -76,7 +76,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	// UIDs are the user ids, as this process sees them, that may call: the
-	// gate's owner and real root. With none, nobody may.
+	// gate's owner, who is root inside, and real root. With none, nobody may.
 	UIDs []uint32
 
 	// ReadTimeout limits the time for a request's header, and for the whole
