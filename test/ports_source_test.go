@@ -107,6 +107,23 @@ func expectLoopback(t *testing.T, network string, from machine, addr string) {
 	}
 }
 
+// expectListed expects the forwards to be listed with whose address their services
+// see.
+func (g *gate) expectListed(t *testing.T, want ...string) {
+	t.Helper()
+	list, err := g.client(t).ListPorts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range list {
+		got = append(got, p.SourceIP)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the services are listed as seeing the addresses of clients %q, want %q", got, want)
+	}
+}
+
 func TestServicesSeeTheAddressOfTheirClient(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
@@ -199,6 +216,7 @@ func TestSourceIPCanBeTurnedOff(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--source-ip=off"}, publishAll, []string{"sleep", "60"})...)
 	g.witness(t, everywhere...)
+	g.expectListed(t, "off", "off")
 	for _, network := range []string{"tcp", "udp"} {
 		for _, addr := range []netip.Addr{s.outside.HostAddr4, s.outside.HostAddr6} {
 			expectLoopback(t, network, s.outside, at(addr, 8080))
@@ -220,10 +238,12 @@ func TestAnAddressThatCannotBeKeptIsNoFailure(t *testing.T) {
 	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
 	g.witness(t, everywhere...)
 	g.run(t, "ip", "route", "add", "blackhole", s.outside.Addr4.String())
+	g.expectListed(t, "preserve", "preserve")
 	for range 2 {
 		expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8080))
 	}
 	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr6, 8080))
+	g.expectListed(t, "partly", "preserve")
 }
 
 // Without a service the client sees a reset, as on the host; with one that listens

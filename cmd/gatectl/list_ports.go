@@ -39,12 +39,12 @@ func listPorts(c *cli.Context) error {
 	case c.Bool("json"):
 		return printJSON(c.App.Writer, ports)
 	}
-	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT"}}
+	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP"}}
 	for _, p := range ports {
 		rows = append(rows, []string{
 			strconv.Itoa(p.ID), p.Spec.Proto,
 			p.Spec.ParentIP, strconv.Itoa(p.Spec.ParentPort),
-			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort),
+			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort), p.SourceIP,
 		})
 	}
 	return printTable(c.App.Writer, rows)

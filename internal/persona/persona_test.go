@@ -103,7 +103,7 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 // The texts are those that rootlessctl 1.1.0 printed; test/ compares with it.
 func TestPrintsAsRootlessctl(t *testing.T) {
 	ports := []api.PortStatus{
-		{ID: 1, Spec: api.PortSpec{Proto: "tcp", ParentPort: 8080, ChildPort: 80}},
+		{ID: 1, Spec: api.PortSpec{Proto: "tcp", ParentPort: 8080, ChildPort: 80}, SourceIP: "preserve"},
 		{ID: 12, Spec: api.PortSpec{Proto: "udp6", ParentIP: "::1", ParentPort: 53, ChildIP: "fd00::1", ChildPort: 5353}},
 	}
 	ip := netip.MustParseAddr("10.0.2.100")

@@ -22,10 +22,11 @@ func PrintPorts(w io.Writer, ports []api.PortStatus) error {
 }
 
 // PrintPortsJSON prints forwards, an object a line, as rootlessctl's list-ports
-// and add-ports do with --json.
+// and add-ports do with --json: without what RootlessKit does not know.
 func PrintPortsJSON(w io.Writer, ports []api.PortStatus) error {
 	e := json.NewEncoder(w)
 	for _, p := range ports {
+		p.SourceIP = ""
 		if err := e.Encode(p); err != nil {
 			return err
 		}

@@ -66,4 +66,8 @@ type Policy struct {
 type PortStatus struct {
 	ID   int      `json:"id"`
 	Spec PortSpec `json:"spec"`
+	// SourceIP says whether the service sees the addresses of its clients, those on
+	// the host itself aside: "preserve", "off", or "partly" for some of them, and at
+	// this time. RootlessKit does not tell; it is empty then.
+	SourceIP string `json:"sourceIP,omitempty"`
 }

@@ -126,7 +126,7 @@ func (f facade) SetPolicy(p api.Policy) error {
 func statuses(in []port.Status) []api.PortStatus {
 	out := make([]api.PortStatus, len(in))
 	for i, s := range in {
-		out[i] = api.PortStatus{ID: s.ID, Spec: api.PortSpec(s.Spec)}
+		out[i] = api.PortStatus{ID: s.ID, Spec: api.PortSpec(s.Spec), SourceIP: string(s.SourceIP)}
 	}
 	return out
 }

@@ -14,6 +14,10 @@ type Opener interface {
 	// is asked before each of the others, and takes no time.
 	Keeps(client, service netip.Addr) bool
 
+	// Reaches says whether flows to this service can be opened from clients of its
+	// family, those aside who are in an unusual place. It takes no time.
+	Reaches(service netip.Addr) bool
+
 	// Connect connects to a service as client and then joins fd, a connected
 	// non-blocking TCP socket: bytes, the ends of both streams and resets are
 	// carried across. fd is the opener's from then on. over is called once, when

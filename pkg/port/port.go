@@ -42,7 +42,28 @@ type Status struct {
 
 	// Spec is what was asked for, unchanged, with port 0 filled in.
 	Spec Spec
+
+	// SourceIP says whose address the service sees, as it is now.
+	SourceIP SourceIP
 }
+
+// SourceIP says whether the service behind a forward sees the addresses of its
+// clients. The zero value says nothing.
+type SourceIP string
+
+// Whose address a service sees.
+const (
+	// SourceIPPreserve: each client that is not the host itself is seen by its own
+	// address and port.
+	SourceIPPreserve SourceIP = "preserve"
+
+	// SourceIPPartly: some are, and others by an address of the namespace's: those
+	// of one family, or to whom the service has not answered lately.
+	SourceIPPartly SourceIP = "partly"
+
+	// SourceIPOff: all are seen by an address of the namespace's.
+	SourceIPOff SourceIP = "off"
+)
 
 // Info describes a driver as GET /v1/info shows it.
 type Info struct {

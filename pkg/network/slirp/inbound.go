@@ -83,24 +83,35 @@ func (n *Network) Keeps(client, service netip.Addr) bool {
 	return n.plan.SourceIP && in != nil && in.keeps(client, service)
 }
 
-// keeps says whether answers to the client come to us, and whether there is a way
-// to the service. A client in the namespace's own network would be looked for
+// keeps says whether answers to the client come to us, and whether the service can
+// be reached. A client in the namespace's own network would be looked for
 // there.
 func (in *inbound) keeps(client, service netip.Addr) bool {
 	if client.Is4() != service.Is4() || client.Zone() != "" || !plausibleSource(client) || reservedIPv6(client) {
 		return false
 	}
-	way := false
 	for _, s := range in.subnets {
-		if !s.enabled() {
-			continue
-		}
-		if s.prefix.Contains(client) {
+		if s.enabled() && s.prefix.Contains(client) {
 			return false
 		}
-		way = way || service == s.child || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()
 	}
-	return way
+	return in.reaches(service)
+}
+
+// Reaches implements port.Opener.
+func (n *Network) Reaches(service netip.Addr) bool {
+	in := n.inbound.Load()
+	return n.plan.SourceIP && in != nil && in.reaches(service)
+}
+
+// reaches says whether there is a way to the service.
+func (in *inbound) reaches(service netip.Addr) bool {
+	for _, s := range in.subnets {
+		if s.enabled() && (service == s.child || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()) {
+			return true
+		}
+	}
+	return false
 }
 
 // Connect implements port.Opener.

@@ -81,6 +81,10 @@ func TestOnlySomeAddressesCanBeKept(t *testing.T) {
 		if got := r.net.Keeps(netip.MustParseAddr(c.client), netip.MustParseAddr(c.service)); got != c.kept {
 			t.Errorf("%s: kept is %v", c.name, got)
 		}
+		service := netip.MustParseAddr(c.service)
+		if way := c.kept || service.IsLoopback(); r.net.Reaches(service) != way {
+			t.Errorf("%s: that it is reached is %v", c.service, !way)
+		}
 	}
 }
 
@@ -90,6 +94,9 @@ func TestWithoutAPacketSocketTheInterfaceIsReachedAlone(t *testing.T) {
 	for service, kept := range map[string]bool{"10.0.2.100": true, "127.0.0.1": false} {
 		if got := r.net.Keeps(worldIPv4, netip.MustParseAddr(service)); got != kept {
 			t.Errorf("to %s: kept is %v", service, got)
+		}
+		if got := r.net.Reaches(netip.MustParseAddr(service)); got != kept {
+			t.Errorf("that %s is reached is %v", service, got)
 		}
 	}
 }

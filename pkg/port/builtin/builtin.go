@@ -151,7 +151,8 @@ const (
 	ended
 )
 
-// forward is a published port. Its status does not change.
+// forward is a published port. Its status does not change, but for what statusOf
+// adds to it.
 type forward struct {
 	status    port.Status
 	listeners []*listener
@@ -315,7 +316,7 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 	statuses := make([]port.Status, len(fresh))
 	for i, fw := range fresh {
 		d.forwards[fw.status.ID] = fw
-		statuses[i] = fw.status
+		statuses[i] = d.statusOf(fw)
 	}
 	return statuses, nil
 }
@@ -424,7 +425,7 @@ func (d *Driver) List() []port.Status {
 	defer d.mu.Unlock()
 	list := make([]port.Status, 0, len(d.forwards))
 	for _, fw := range d.forwards {
-		list = append(list, fw.status)
+		list = append(list, d.statusOf(fw))
 	}
 	slices.SortFunc(list, func(a, b port.Status) int { return a.ID - b.ID })
 	return list

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // A client that is not the host itself is seen by the service with its own
@@ -144,6 +146,32 @@ func (h *hostAddrs) read() {
 	}
 }
 
+// statusOf is the status of a forward at this moment, with whose address its
+// service sees: what keep and openKept do for the first address of the service, and
+// where detours have been taken.
+func (d *Driver) statusOf(fw *forward) port.Status {
+	status := fw.status
+	listens := status.Spec.Listens()
+	kept := 0
+	for _, addr := range listens {
+		target := status.Spec.Targets(familyOf(addr))[0].Addr()
+		// Who comes to a loopback is the host, and a neighbour's address has its link.
+		if d.opts.Opener != nil && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() &&
+			target.Is4() == addr.Is4() && d.opts.Opener.Reaches(target) {
+			kept++
+		}
+	}
+	switch {
+	case kept == 0:
+		status.SourceIP = port.SourceIPOff
+	case kept < len(listens) || fw.detours.any():
+		status.SourceIP = port.SourceIPPartly
+	default:
+		status.SourceIP = port.SourceIPPreserve
+	}
+	return status
+}
+
 // detours are the clients of a forward whose address could not be kept lately.
 type detours struct {
 	mu    sync.Mutex // guards until
@@ -160,6 +188,19 @@ func (d *detours) has(client netip.Addr) bool {
 		return false
 	}
 	return ok
+}
+
+// any says whether there is a client whose address cannot be kept.
+func (d *detours) any() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	for _, until := range d.until {
+		if now.Before(until) {
+			return true
+		}
+	}
+	return false
 }
 
 // add takes note of a client; the notes begin anew when there are too many.

@@ -32,6 +32,8 @@ type teller struct {
 
 func (o *teller) Keeps(client, service netip.Addr) bool { return client.Is4() == service.Is4() }
 
+func (o *teller) Reaches(service netip.Addr) bool { return service.IsLoopback() }
+
 func (o *teller) outcome() (refuse bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -189,12 +191,49 @@ func TestConnectionsAreOpenedInTheirClientsName(t *testing.T) {
 				t.Errorf("what cannot be kept gets %q", told)
 			}
 		}
+		for _, s := range d.List() {
+			want := map[string]port.SourceIP{"tcp": port.SourceIPPartly, "udp": port.SourceIPPreserve}[s.Spec.Proto]
+			if s.SourceIP != want {
+				t.Errorf("%s is listed as %q, want %q", s.Spec, s.SourceIP, want)
+			}
+		}
 		opener.mu.Lock()
 		defer opener.mu.Unlock()
 		if opener.asked != 1 {
 			t.Errorf("it was tried %d times, want once", opener.asked)
 		}
 	}}.Run(t)
+}
+
+func TestAForwardSaysWhoseAddressItsServiceSees(t *testing.T) {
+	for name, opener := range map[string]port.Opener{"with an opener": &teller{}, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, Options{Opener: opener})
+			for text, want := range map[string]port.SourceIP{
+				"0:80/tcp":                    port.SourceIPPreserve,
+				"0:80/udp":                    port.SourceIPPreserve,
+				"0:[::1]:80/tcp6":             port.SourceIPPreserve,
+				"0:127.0.0.1:80/tcp":          port.SourceIPPartly, // not for clients of IPv6
+				"0:127.0.0.1:80/udp6":         port.SourceIPOff,
+				"0:172.17.0.2:80/tcp4":        port.SourceIPOff, // there is no way to it
+				"127.0.0.1:0:80/tcp":          port.SourceIPOff, // for the host alone
+				"[::1]:0:80/udp":              port.SourceIPOff,
+				"0.0.0.0:0:127.0.0.1:80/tcp4": port.SourceIPPreserve,
+			} {
+				if opener == nil {
+					want = port.SourceIPOff
+				}
+				added := add(t, d, text)
+				if got := added[0].SourceIP; got != want {
+					t.Errorf("%s is answered with %q, want %q", text, got, want)
+				}
+				list := d.List()
+				if got := list[len(list)-1].SourceIP; got != want {
+					t.Errorf("%s is listed with %q, want %q", text, got, want)
+				}
+			}
+		})
+	}
 }
 
 func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
@@ -225,10 +264,13 @@ func TestDetoursAreForgotten(t *testing.T) {
 		t.Error("there is one before the first")
 	}
 	d.add(client)
-	if !d.has(client) {
+	if !d.has(client) || !d.any() {
 		t.Error("there is none")
 	}
 	d.until[client] = time.Now().Add(-time.Second)
+	if d.any() {
+		t.Error("there is one after its time")
+	}
 	if d.has(client) || len(d.until) != 0 {
 		t.Error("it is there after its time")
 	}
