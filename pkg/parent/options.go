@@ -122,11 +122,13 @@ type Options struct {
 }
 
 // propagations are the values of Options.Propagation (mount_namespaces(7)).
-var propagations = []string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared"}
+var propagations = []string{"private", "rprivate", "slave", "rslave", "shared", "rshared"}
 
 // Validate finds what can never work. Its errors wrap ErrUsage.
 func (o *Options) Validate() error {
-	if err := o.validate(); err != nil {
+	full := *o
+	full.setDefaults()
+	if err := full.validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	return nil
@@ -147,8 +149,8 @@ func (o *Options) validate() error {
 	if err := copyup.Validate(o.CopyUp, o.CopyUpMode); err != nil {
 		return err
 	}
-	if !slices.Contains(propagations, o.Propagation) {
-		return fmt.Errorf("--propagation=%s: want one of%s", o.Propagation, strings.Join(propagations, " "))
+	if o.Propagation != "" && !slices.Contains(propagations, o.Propagation) {
+		return fmt.Errorf("--propagation=%s: want one of %s", o.Propagation, strings.Join(propagations, ", "))
 	}
 	if g := o.EvacuateCgroup2; g != "" {
 		if !o.PIDNS || !o.CgroupNS {

@@ -37,7 +37,6 @@ func TestOptionsThatCanNeverWorkAreWrongUsage(t *testing.T) {
 		"single id and maps":           {Options{Command: []string{"x"}, SingleID: true, UIDMap: []IDMap{{0, 1, 1}}}, "--single-id"},
 		"an unknown source of ids":     {Options{Command: []string{"x"}, SubIDSource: "ldap"}, "ldap"},
 	} {
-		c.o.setDefaults()
 		err := c.o.Validate()
 		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
