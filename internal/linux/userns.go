@@ -102,8 +102,11 @@ func (u *UserNamespace) members() ([]member, error) {
 		if err != nil {
 			continue // gone
 		}
-		// A zombie is still in /proc, and in its namespace.
-		if m.wait(0) {
+		// The number may have come to mean another process since the link was
+		// read. What is read now is of the one that is held, if that still lives;
+		// a zombie is in /proc, and in its namespace, too.
+		again, err := os.Readlink(path)
+		if err != nil || again != link || m.wait(0) {
 			m.close()
 			continue
 		}
