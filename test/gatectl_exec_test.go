@@ -178,3 +178,19 @@ func TestExecSaysThatTheGateIsGone(t *testing.T) {
 		t.Errorf("%v, want exit code 1 and a line that names the socket", r)
 	}
 }
+
+// What runs inside may trace processes of its namespaces, as which gatectl is
+// seen from the moment that it has joined them.
+func TestExecIsNotTracedFromInside(t *testing.T) {
+	h := testenv.NewHost(t)
+	g := startGate(t, h, "--net=slirp", "sleep", "60")
+	r := h.Run(t, h.Command("strace", "-f", "-o", "/tmp/calls", "-e", "trace=prctl,setns,execveat", "gatectl", "--socket", g.socket(), "exec", "true"))
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	calls := h.ReadFile(t, "/tmp/calls")
+	closed, joined := strings.Index(calls, "PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"), strings.Index(calls, "setns(")
+	if closed < 0 || joined < closed {
+		t.Errorf("the copy of gatectl can be traced when it joins the namespaces:\n%s", calls)
+	}
+}

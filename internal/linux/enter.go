@@ -31,6 +31,10 @@ package linux
 // CLONE_PARENT makes the second a child of the caller, which can wait for it
 // and so sees it stop and end like any other.
 //
+// In the namespaces, what runs there could trace a copy, and speak in its name to
+// the caller, which has more rights: the copies are not dumpable (prctl(2),
+// PR_SET_DUMPABLE), which execve ends.
+//
 // The copies report through a pipe in records of one write each. It is
 // close-on-exec, and so its end is the sign that the program runs.
 //
@@ -166,6 +170,7 @@ func readReports(r io.Reader, target int) (pid int, err error) {
 // The steps that a report is about. All but the first tell of a failure.
 const (
 	stepStarted = iota
+	stepDumpable
 	stepSetns
 	stepClone
 	stepGroups
@@ -177,6 +182,7 @@ const (
 )
 
 var stepNames = [...]string{
+	stepDumpable:    "prctl(PR_SET_DUMPABLE)",
 	stepClone:       "clone",
 	stepGroups:      "setgroups",
 	stepGID:         "setresgid",
@@ -248,6 +254,9 @@ func (f *forked) fork() (pid int, errno syscall.Errno) {
 	}
 
 	// The first copy.
+	if errno := untraceable(); errno != 0 {
+		f.fail(stepDumpable, errno)
+	}
 	if errno := f.join(); errno != 0 {
 		f.fail(stepSetns, errno)
 	}
@@ -273,6 +282,15 @@ func (f *forked) fork() (pid int, errno syscall.Errno) {
 	runtimeAfterForkInChild()
 	f.fail(stepExec, f.execute())
 	return 0, 0
+}
+
+// untraceable keeps processes without rights outside from tracing the copies.
+//
+//go:nosplit
+//go:norace
+func untraceable() syscall.Errno {
+	_, _, errno := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	return errno
 }
 
 //go:nosplit
