@@ -18,18 +18,20 @@ import (
 // A descriptor leaves the set when it is deleted or when it is closed, provided
 // that no duplicate of it is open.
 //
-// Wait is for one goroutine; the other methods are for any.
+// Wait, Poll and Yield are for one goroutine; the other methods are for any.
 type Epoll struct {
 	file *os.File
 	raw  syscall.RawConn
 	wake int // an eventfd
 
-	// For Wait, so that it allocates nothing.
+	// For Wait and Poll, so that they allocate nothing.
 	ask    func(fd uintptr) (done bool)
+	look   func(fd uintptr)
 	events [64]unix.EpollEvent
 	space  int // how many of events may be used
 	n      int // how many were
 	err    error
+	yield  bool
 }
 
 // Ready is a descriptor that is ready, by the token it was added with.
@@ -57,7 +59,7 @@ func NewEpoll() (*Epoll, error) {
 		return nil, os.NewSyscallError("eventfd2", err)
 	}
 	e := &Epoll{file: os.NewFile(uintptr(fd), "epoll"), wake: wake}
-	e.ask = e.poll
+	e.ask, e.look = e.poll, func(fd uintptr) { e.poll(fd) }
 	if e.raw, err = e.file.SyscallConn(); err == nil {
 		err = e.Add(wake, wakeToken, unix.EPOLLIN)
 	}
@@ -101,6 +103,29 @@ func (e *Epoll) Wait(ready []Ready) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	return e.report(ready)
+}
+
+// Poll is Wait that does not wait: it returns 0 where nothing is ready.
+func (e *Epoll) Poll(ready []Ready) (int, error) {
+	e.space = min(len(e.events), len(ready))
+	if err := e.raw.Control(e.look); err != nil {
+		return 0, err
+	}
+	return e.report(ready)
+}
+
+// Yield is Wait for a goroutine that has had the processor for long: first,
+// those run that wait for a descriptor of their own in Go's poller. The poller
+// is asked only when a goroutine has nothing to do, so one that never waits would
+// starve them.
+func (e *Epoll) Yield(ready []Ready) (int, error) {
+	e.yield = true
+	return e.Wait(ready)
+}
+
+// report turns what poll has found into ready.
+func (e *Epoll) report(ready []Ready) (int, error) {
 	if e.err != nil {
 		return 0, os.NewSyscallError("epoll_wait", e.err)
 	}
@@ -122,6 +147,11 @@ func (e *Epoll) Wait(ready []Ready) (int, error) {
 // Only when nothing is ready does Go's edge-triggered poller wait for the set's
 // next change.
 func (e *Epoll) poll(fd uintptr) (done bool) {
+	if e.yield {
+		e.yield = false
+		e.Wake() // now, as Go's poller has just begun to wait for a change
+		return false
+	}
 	e.err = retry(func() (err error) {
 		e.n, err = unix.EpollWait(int(fd), e.events[:e.space], 0)
 		return err

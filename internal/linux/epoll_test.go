@@ -117,3 +117,46 @@ func TestEpollWaitAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestEpollPollDoesNotWait(t *testing.T) {
+	e := newEpoll(t)
+	r, w := newPipePair(t)
+	ready := make([]Ready, 4)
+	if err := e.Add(r, 7, unix.EPOLLIN); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := e.Poll(ready); n != 0 || err != nil {
+		t.Fatalf("nothing is ready: got %d, %v", n, err)
+	}
+	if _, err := unix.Write(w, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := e.Poll(ready); n != 1 || err != nil || ready[0].Token != 7 {
+		t.Fatalf("got %d, %v: %+v", n, err, ready[0])
+	}
+}
+
+// Yield lets Go's poller be asked, and neither waits for more than that nor loses
+// what was ready already.
+func TestEpollYieldReturnsWhatIsReadyAndWhenNothingIs(t *testing.T) {
+	e := newEpoll(t)
+	r, w := newPipePair(t)
+	ready := make([]Ready, 4)
+	if n, err := e.Yield(ready); n != 0 || err != nil {
+		t.Fatalf("nothing is ready: got %d, %v", n, err)
+	}
+	if err := e.Add(r, 7, unix.EPOLLIN); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(w, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := e.Poll(ready); n != 1 || err != nil {
+		t.Fatalf("got %d, %v", n, err)
+	}
+	for range 3 {
+		if n, err := e.Yield(ready); n != 1 || err != nil || ready[0].Token != 7 {
+			t.Fatalf("got %d, %v: %+v", n, err, ready[0])
+		}
+	}
+}

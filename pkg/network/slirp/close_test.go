@@ -19,12 +19,16 @@ import (
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
-// relaysOf counts the host sockets that are watched.
+// relaysOf counts the host sockets that are watched, and not the TAP.
 func relaysOf(r *rig) int {
 	n := 0
 	for _, l := range r.e.loops {
 		l.mu.Lock()
-		n += len(l.watchers)
+		for _, w := range l.watchers {
+			if w != watcher(r.e.link) {
+				n++
+			}
+		}
 		l.mu.Unlock()
 	}
 	return n

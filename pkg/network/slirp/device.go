@@ -1,14 +1,12 @@
 package slirp
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,14 +15,14 @@ import (
 
 // device is the TAP as the engine sees it: frames in and out, each with the
 // header that says which of its work is left to the other side. It owns the
-// file. One goroutine reads; any number write.
+// file. One goroutine reads, where a loop says that there is something to read;
+// any number write.
 //
 // A frame has two parts here, the virtio-net header and the rest, because the
 // rest of the largest frame (Ethernet header and an MTU of 65520) just fits a
 // pooled buffer of 64 KiB.
 type device struct {
 	file *os.File
-	raw  syscall.RawConn
 	fd   int
 
 	// vnet says whether frames begin with a virtio-net header. Without it the
@@ -36,9 +34,6 @@ type device struct {
 	in struct {
 		header [vnetHeaderSize]byte
 		iovs   [2]unix.Iovec
-		n      int
-		errno  unix.Errno
-		fill   func(fd uintptr) bool
 	}
 	out     sync.Pool // of *frameOut
 	dropped atomic.Uint64
@@ -67,57 +62,39 @@ func newDevice(file *os.File, vnet bool) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use %s: %w", file.Name(), err)
 	}
-	if err := raw.Control(func(fd uintptr) { d.fd = int(fd) }); err != nil {
-		return nil, fmt.Errorf("use %s: %w", file.Name(), err)
-	}
-	// A file that Go's poller does not watch cannot be interrupted.
-	if err := file.SetReadDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("watch %s: %w", file.Name(), err)
-	}
-	d.raw = raw
-	d.in.fill = func(fd uintptr) bool {
-		d.in.n, d.in.errno = linux.ReadvNonblock(int(fd), d.readVector())
-		return d.in.errno != unix.EAGAIN
+	var failed error
+	if err := raw.Control(func(fd uintptr) { d.fd, failed = int(fd), unix.SetNonblock(int(fd), true) }); err != nil || failed != nil {
+		return nil, fmt.Errorf("use %s: %w", file.Name(), cmp.Or(err, failed))
 	}
 	return d, nil
 }
 
-// readVector is what one read fills.
-func (d *device) readVector() []unix.Iovec {
-	if d.vnet {
-		return d.in.iovs[:]
-	}
-	return d.in.iovs[1:]
-}
-
-// read waits for a frame, puts it into buf and returns its header and length.
-// The error wraps os.ErrDeadlineExceeded after interrupt; it is EBADFD when the
-// interface was deleted.
+// read takes a frame, puts it into buf and returns its header and length. The
+// error is EAGAIN when there is none, EBADFD when the interface was deleted, and
+// io.EOF at a test's end.
 func (d *device) read(buf []byte) (vnetHeader, int, error) {
 	d.in.iovs[0].Base = &d.in.header[0]
 	d.in.iovs[0].SetLen(vnetHeaderSize)
 	d.in.iovs[1].Base = &buf[0]
 	d.in.iovs[1].SetLen(len(buf))
-	if err := d.raw.Read(d.in.fill); err != nil {
-		return vnetHeader{}, 0, err
-	}
-	if d.in.errno != 0 {
-		return vnetHeader{}, 0, d.in.errno
-	}
-	if d.in.n == 0 {
-		return vnetHeader{}, 0, io.EOF
-	}
+	iovs := d.in.iovs[:]
 	if !d.vnet {
-		return vnetHeader{}, d.in.n, nil
+		iovs = iovs[1:]
+	}
+	n, errno := linux.ReadvNonblock(d.fd, iovs)
+	switch {
+	case errno != 0:
+		return vnetHeader{}, 0, errno
+	case n == 0:
+		return vnetHeader{}, 0, io.EOF
+	case !d.vnet:
+		return vnetHeader{}, n, nil
 	}
 	// A frame shorter than the header comes from no TAP, but from a test.
-	return parseVnetHeader(d.in.header), max(0, d.in.n-vnetHeaderSize), nil
+	return parseVnetHeader(d.in.header), max(0, n-vnetHeaderSize), nil
 }
 
-// interrupt makes the reader return.
-func (d *device) interrupt() { d.file.SetReadDeadline(time.Unix(1, 0)) }
-
-// close closes the TAP, which ends the interface. Nobody may write any more.
+// close closes the TAP, which ends the interface. Nobody may use it any more.
 func (d *device) close() error { return d.file.Close() }
 
 // frame returns the memory for one write, to be given to send.
@@ -154,9 +131,6 @@ func (d *device) send(f *frameOut) error {
 	}
 	return nil
 }
-
-// interrupted says whether err is what read returns after interrupt.
-func interrupted(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // newTAP takes the TAP that Setup has made.
 func newTAP(file *os.File) (*device, error) {

@@ -15,12 +15,11 @@ import (
 // engine is what Run makes on a device. It is taken apart from both ends towards
 // the middle, so that nobody is called who has gone:
 //
-//  1. the reader: no more frames, and so no new flows
-//  2. the TCP forwarder and the way in: no more dials
-//  3. the loops: no more bytes
-//  4. the stack: its handshakes fail, which ends the dials' goroutines
-//  5. the relays, the UDP relay and the DNS forwarder: no more host sockets
-//  6. the device, by run, which made none of the others
+//  1. the TCP forwarder and the way in: no more dials
+//  2. the loops: no more frames, and so no new flows, and no more bytes
+//  3. the stack: its handshakes fail, which ends the dials' goroutines
+//  4. the relays, the UDP relay and the DNS forwarder: no more host sockets
+//  5. the device, by run, which made none of the others
 type engine struct {
 	dev   *device
 	loops []*loop
@@ -119,25 +118,20 @@ func (e *engine) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 func (e *engine) serve(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var loops, reader sync.WaitGroup
+	if err := e.link.start(e.loops[0], cancel); err != nil {
+		cancel(err)
+	}
+	var loops sync.WaitGroup
 	for _, l := range e.loops {
 		loops.Go(func() {
-			if err := l.runHost(); err != nil {
+			if err := l.run(); err != nil {
 				cancel(err)
 			}
 		})
-		loops.Go(l.runGuest)
 	}
-	reader.Go(func() {
-		if err := e.link.run(); err != nil {
-			cancel(err)
-		}
-	})
 	ready()
 	<-ctx.Done()
 
-	e.dev.interrupt()
-	reader.Wait()
 	e.tcp.close()
 	e.inbound.close()
 	e.stopLoops()

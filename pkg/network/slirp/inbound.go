@@ -129,7 +129,7 @@ func (n *Network) Connect(ctx context.Context, client, service netip.AddrPort, f
 	r := newRelay(in.loops[fd%len(in.loops)], ep, queue, fd)
 	r.over = over
 	_ = r.start() // on an error, which is that the engine stops, the relay is over
-	return func() { r.end(true) }, nil
+	return r.cut, nil
 }
 
 // begin counts a dial; it is false when the engine stops.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -25,10 +26,10 @@ const copyBelow = 2 << 10
 
 // link joins the device to gVisor's stack.
 //
-// Inbound, one goroutine reads frames. Those with a whole UDP datagram or echo
-// request go straight to its relay, in the buffer they were read into. All others are
-// wrapped in a packet buffer and given to the stack inline, without another
-// goroutine or queue in between.
+// Inbound, a loop reads frames. Those with a whole UDP datagram or echo request go
+// straight to its relay, in the buffer they were read into. All others are wrapped
+// in a packet buffer and given to the stack inline, without another goroutine or
+// queue in between.
 //
 // Outbound, the stack calls WritePackets on whatever goroutine made it send. The
 // pieces of a packet (headers, and views that its sender's data was read into)
@@ -48,7 +49,12 @@ type link struct {
 	writer     *datagramWriter // of ICMP errors
 	inbound    *inbound        // where frames to the namespace's lo go
 	dispatcher stack.NetworkDispatcher
-	found      finding // of the frame that run is at
+
+	// The loop's own: the memory for the next frame, what was found about the last,
+	// and where a device that has failed is told of.
+	view  *buffer.View
+	found finding
+	fail  func(error)
 
 	// refused counts the frames from the namespace that were dropped, accepted
 	// those that were not.
@@ -60,22 +66,35 @@ var (
 	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
-// run reads frames until the device is interrupted, which gives nil, or fails.
-func (l *link) run() error {
-	view := buffer.NewViewSize(maxFrame)
-	defer func() { view.Release() }()
-	for {
-		h, n, err := l.dev.read(view.AsSlice())
+// fairFrames is how many frames are read before host sockets get their turn. The
+// device is watched level-triggered.
+const fairFrames = 32
+
+// start has l read frames, and fail called when the device no longer works.
+func (l *link) start(on *loop, fail func(error)) error {
+	l.view, l.fail = buffer.NewViewSize(maxFrame), fail
+	return on.watch(l.dev.fd, unix.EPOLLIN, l)
+}
+
+// hostEvent implements watcher: it reads frames.
+func (l *link) hostEvent(on *loop, _ uint32) {
+	for range fairFrames {
+		h, n, err := l.dev.read(l.view.AsSlice())
 		switch {
 		case err == nil:
-		case interrupted(err):
-			return nil
+			l.view = l.receive(l.view, h, n)
+		case err == unix.EAGAIN:
+			return
 		default:
-			return fmt.Errorf("read from the TAP: %w", err)
+			on.unwatch(l.dev.fd)
+			l.fail(fmt.Errorf("read from the TAP: %w", err))
+			return
 		}
-		view = l.receive(view, h, n)
 	}
 }
+
+// abort implements watcher. The device is closed by who has opened it.
+func (l *link) abort() { l.view.Release() }
 
 // receive passes on the frame of n bytes that was read into a view of maxFrame,
 // and returns the view for the next.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -14,18 +14,20 @@ import (
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
-// loop moves the bytes of all flows that are assigned to it. It has two
-// goroutines, so that a flow needs none and an idle flow costs only its state:
+// loop moves the bytes of all flows that are assigned to it, on one goroutine, so
+// that a flow needs none, takes no lock against the other direction, and costs
+// only its state while it is idle. The first loop reads the TAP as well. A round:
 //
-//	host side:  waits for events of host sockets (epoll, parked in Go's
-//	            poller)
-//	guest side: waits for endpoints of gVisor that became readable or writable
+//  1. events of host sockets and of the TAP (epoll): bytes and datagrams
+//     of the host go to the namespace, frames to the relays and the stack
+//  2. the stack's own goroutines run, which take the segments among these
+//  3. endpoints of the stack that became readable or writable: bytes of the
+//     namespace go to the host (readyQueue)
 //
-// Either of them may have to do either direction of a flow: a full buffer on one
-// side is waited for on that side. pump makes sure that only one does at a time.
+// Without any of these the loop spins for a while and then sleeps (idle.go).
 type loop struct {
 	epoll     *linux.Epoll
-	datagrams *linux.Batch // of the host side, made when first needed
+	datagrams *linux.Batch // made when first needed
 
 	// halfOpen is after how long a silence a peer that has ended its half of a
 	// connection is probed (relay.probeGuest).
@@ -36,16 +38,17 @@ type loop struct {
 	stopped  bool
 
 	ready readyQueue
+	idle  idleness
 }
 
-// watcher is what owns a host socket.
+// watcher is what owns a descriptor.
 type watcher interface {
-	// hostEvent is called on the loop's host side with a set of EPOLL flags. It
+	// hostEvent is called on the loop's goroutine with a set of EPOLL flags. It
 	// may be called in error, when a descriptor's number is used again.
 	hostEvent(l *loop, events uint32)
 
 	// abort ends the flow and closes the socket. It is called when the engine
-	// stops, after the loop's goroutines have ended.
+	// stops, after the loop's goroutine has ended.
 	abort()
 }
 
@@ -58,14 +61,14 @@ const (
 // eventBatch is how many events one wait returns.
 const eventBatch = 64
 
-// newLoop returns a loop. runHost and runGuest are its goroutines; stop ends them.
+// newLoop returns a loop. run is its goroutine; stop ends it.
 func newLoop() (*loop, error) {
 	epoll, err := linux.NewEpoll()
 	if err != nil {
 		return nil, err
 	}
 	l := &loop{epoll: epoll, halfOpen: halfOpenIdle, watchers: make(map[int]watcher)}
-	l.ready.init()
+	l.ready.wake = epoll.Wake
 	return l, nil
 }
 
@@ -106,12 +109,19 @@ func (l *loop) forget(fd int) {
 	l.mu.Unlock()
 }
 
-// runHost serves host sockets until stop.
-func (l *loop) runHost() error {
+// unwatch takes an fd that stays open out of the set.
+func (l *loop) unwatch(fd int) {
+	l.forget(fd)
+	_ = l.epoll.Delete(fd) // it fails when the set is closed
+}
+
+// run serves until stop.
+func (l *loop) run() error {
 	events := make([]linux.Ready, eventBatch)
+	var relays []*relay
 	for {
-		n, err := l.epoll.Wait(events)
-		if errors.Is(err, os.ErrClosed) {
+		n, err := l.await(events)
+		if l.isStopped() {
 			return nil
 		}
 		if err != nil {
@@ -125,34 +135,33 @@ func (l *loop) runHost() error {
 				w.hostEvent(l, ev.Events)
 			}
 		}
-	}
-}
-
-// runGuest serves endpoints of the stack until stop.
-func (l *loop) runGuest() {
-	var batch []*relay
-	for {
-		var ok bool
-		if batch, ok = l.ready.take(batch); !ok {
-			return
+		if n > 0 {
+			runtime.Gosched()
 		}
-		for i, r := range batch {
-			batch[i] = nil
+		relays = l.ready.take(relays)
+		for i, r := range relays {
+			relays[i] = nil
 			r.guestEvent()
 		}
 	}
 }
 
-// stop ends both goroutines. watch fails from here on.
+// isStopped says whether stop was called.
+func (l *loop) isStopped() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopped
+}
+
+// stop ends run. watch fails from here on.
 func (l *loop) stop() {
 	l.mu.Lock()
 	l.stopped = true
 	l.mu.Unlock()
 	l.epoll.Close()
-	l.ready.close()
 }
 
-// abort ends all flows, after stop and after the goroutines have ended.
+// abort ends all flows, after stop and after run has returned.
 func (l *loop) abort() {
 	for _, w := range l.all() {
 		w.abort()
@@ -176,12 +185,12 @@ func (l *loop) revoke(e *egress) {
 		}
 		asked, err := r.ep.GetLocalAddress()
 		if err == nil && !e.policy.AllowsStill(policy.TCP, netip.AddrPortFrom(fromAddress(asked.Addr), asked.Port)) {
-			r.end(true)
+			r.cut()
 		}
 	}
 }
 
-// receiveBuffers returns the room for datagrams. Only the host side may use it.
+// receiveBuffers returns the room for datagrams. Only run may use it.
 func (l *loop) receiveBuffers() *linux.Batch {
 	if l.datagrams == nil {
 		l.datagrams = linux.NewBatch(datagramBatch, datagramSize)
@@ -192,56 +201,53 @@ func (l *loop) receiveBuffers() *linux.Batch {
 // readyQueue holds the relays whose endpoint has events. It is not bounded by
 // itself: each relay is in it once at most.
 type readyQueue struct {
-	mu     sync.Mutex // guards relays and closed
+	mu     sync.Mutex // guards all below
 	relays []*relay
-	closed bool
-	wake   chan struct{}
-}
+	asleep bool // the loop sleeps, or is about to
 
-func (q *readyQueue) init() { q.wake = make(chan struct{}, 1) }
+	wake func() // ends its sleep
+}
 
 // put appends a relay. It does not block.
 func (q *readyQueue) put(r *relay) {
 	q.mu.Lock()
 	q.relays = append(q.relays, r)
-	first := len(q.relays) == 1
+	wake := q.asleep
+	q.asleep = false
 	q.mu.Unlock()
-	if first {
-		q.signal()
+	if wake {
+		q.wake()
 	}
 }
 
-func (q *readyQueue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take waits for relays and returns all of them; it is false when the queue is
-// closed. The memory of the last batch is used again.
-func (q *readyQueue) take(last []*relay) ([]*relay, bool) {
-	for {
-		q.mu.Lock()
-		if q.closed {
-			q.mu.Unlock()
-			return nil, false
-		}
-		if len(q.relays) > 0 {
-			batch := q.relays
-			q.relays = last[:0]
-			q.mu.Unlock()
-			return batch, true
-		}
-		q.mu.Unlock()
-		<-q.wake
-	}
-}
-
-// close ends take.
-func (q *readyQueue) close() {
+// take returns all relays, in the memory of the last batch.
+func (q *readyQueue) take(last []*relay) []*relay {
 	q.mu.Lock()
-	q.closed = true
+	defer q.mu.Unlock()
+	batch := q.relays
+	q.relays = last[:0]
+	return batch
+}
+
+// empty says whether there are none.
+func (q *readyQueue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.relays) == 0
+}
+
+// sleep says that the loop goes to sleep, and is false when there is work. From
+// here on, put wakes it.
+func (q *readyQueue) sleep() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asleep = len(q.relays) == 0
+	return q.asleep
+}
+
+// awake says that the loop no longer sleeps.
+func (q *readyQueue) awake() {
+	q.mu.Lock()
+	q.asleep = false
 	q.mu.Unlock()
-	q.signal()
 }

@@ -36,59 +36,30 @@ type relay struct {
 	entry waiter.Entry
 	fd    int
 
-	// guest holds the events of the endpoint that wait for the loop's guest side.
-	guest atomic.Uint64
-
-	toHost  direction
-	toGuest direction
-	sink    hostWriter // of toHost
-	source  hostReader // of toGuest
-
-	// hostBlocked says that toHost waits for room in the socket.
-	hostBlocked atomic.Bool
-	// hostEnded says that there may be the host's end of stream or an error
-	// behind what the socket holds, so that reading that is not enough.
-	hostEnded atomic.Bool
-
 	// outbound says that the namespace opened the connection, so that the policy
 	// is for it.
 	outbound bool
 
-	// deaf says that the loop does not wait for the socket to be readable. It
-	// belongs to toGuest.
-	deaf bool
-
 	// over, where not nil, is called when both sides are closed.
 	over func()
 
-	// users are the relay itself while it is open, and each direction that runs.
-	users   users
-	closing atomic.Bool
-	reset   atomic.Bool
-}
+	// events are those of the endpoint that wait for the loop, and our own. It is
+	// the only part that others than the loop's goroutine use.
+	events atomic.Uint64
 
-// direction is one half of a relay.
-type direction struct {
-	pump pump
-	done atomic.Bool // the end of the stream was passed on
-}
+	toHostDone, toGuestDone bool // the end of the stream was passed on
+	closed                  bool
 
-// pump lets one goroutine at a time do a piece of work, and makes it do the work
-// once more when it was asked for in the meantime.
-type pump struct{ asked atomic.Uint32 }
+	sink   hostWriter // to the host
+	source hostReader // to the guest
 
-// run does step, unless another goroutine is doing it, which then does it again.
-func (p *pump) run(step func()) {
-	if p.asked.Add(1) != 1 {
-		return
-	}
-	for {
-		n := p.asked.Load()
-		step()
-		if p.asked.CompareAndSwap(n, 0) {
-			return
-		}
-	}
+	// hostBlocked says that the socket has no room.
+	hostBlocked bool
+	// hostEnded says that there may be the host's end of stream or an error
+	// behind what the socket holds, so that reading that is not enough.
+	hostEnded bool
+	// deaf says that the loop does not wait for the socket to be readable.
+	deaf bool
 }
 
 // fairShare is how many bytes of one flow are moved before the others of the
@@ -100,9 +71,11 @@ const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
+// cutEvent is an event of our own, besides the stack's: the relay is to be reset.
+const cutEvent waiter.EventMask = 1 << 63
+
 // startRelay joins the endpoint of a connection that the namespace opened and a
-// socket, both of which the relay owns from
-// here on, also when there is an error.
+// socket, both of which the relay owns from here on, also when there is an error.
 func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
 	r := newRelay(l, ep, queue, fd)
 	r.outbound = true
@@ -111,63 +84,73 @@ func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
 
 // newRelay returns a relay that owns nothing until start.
 func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
-	r := &relay{loop: l, ep: ep, queue: queue, fd: fd}
-	r.users.open()
+	r := &relay{loop: l, ep: ep, queue: queue, fd: fd, hostEnded: true}
 	r.sink.fd, r.source.fd = fd, fd
-	r.hostEnded.Store(true)
 	return r
 }
 
-// start begins to relay. Both ends are closed when there is an error.
+// start gives the relay to its loop. Both ends are closed when there is an error.
 func (r *relay) start() error {
+	// Events from before the registrations are lost, so the first are made up. They
+	// also keep the relay out of the queue until the loop has it.
+	r.events.Store(uint64(guestEvents))
 	r.entry.Init(r, guestEvents)
 	r.queue.EventRegister(&r.entry)
 	if err := r.loop.watch(r.fd, hostEvents, r); err != nil {
-		r.end(true)
+		r.close(true)
 		return err
 	}
-	// Events from before the registrations are lost.
-	r.NotifyEvent(waiter.ReadableEvents | waiter.WritableEvents)
+	r.loop.ready.put(r)
 	return nil
 }
 
 // NotifyEvent implements waiter.EventListener. The stack calls it with the
 // endpoint locked, so the work is left to the loop.
 func (r *relay) NotifyEvent(mask waiter.EventMask) {
-	if r.guest.Or(uint64(mask)) == 0 {
+	if r.events.Or(uint64(mask)) == 0 {
 		r.loop.ready.put(r)
 	}
 }
 
-// guestEvent does what the events of the endpoint ask for.
+// cut has the loop reset the connection. Any goroutine may call it.
+func (r *relay) cut() { r.NotifyEvent(cutEvent) }
+
+// guestEvent does what the events of the endpoint, or our own, ask for.
 func (r *relay) guestEvent() {
-	mask := waiter.EventMask(r.guest.Swap(0))
-	if mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHost.done.Load() && guestGone(r.ep) {
-		r.end(true)
+	mask := waiter.EventMask(r.events.Swap(0))
+	if r.closed {
+		return
+	}
+	gone := mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHostDone && guestGone(r.ep)
+	if gone || mask&cutEvent != 0 {
+		r.close(true)
 		return
 	}
 	if mask&^waiter.WritableEvents != 0 {
-		r.runToHost()
+		r.pumpToHost()
 	}
 	if mask&^waiter.ReadableEvents != 0 {
-		r.runToGuest()
+		r.pumpToGuest()
 	}
 }
 
 // hostEvent implements watcher.
 func (r *relay) hostEvent(_ *loop, events uint32) {
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		r.hostEnded.Store(true)
-	}
-	if events&unix.EPOLLERR != 0 && r.toGuest.done.Load() && r.hostGone() {
-		r.end(true)
+	if r.closed {
 		return
 	}
-	if events&unix.EPOLLOUT != 0 && r.hostBlocked.Load() {
-		r.runToHost()
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		r.hostEnded = true
+	}
+	if events&unix.EPOLLERR != 0 && r.toGuestDone && linux.SocketError(r.fd) != nil {
+		r.close(true)
+		return
+	}
+	if events&unix.EPOLLOUT != 0 && r.hostBlocked {
+		r.pumpToHost()
 	}
 	if events&^unix.EPOLLOUT != 0 {
-		r.runToGuest()
+		r.pumpToGuest()
 	}
 }
 
@@ -179,52 +162,15 @@ func guestGone(ep tcpip.Endpoint) bool {
 	return state == tcp.StateError || state == tcp.StateClose
 }
 
-// hostGone says the same of the host's side.
-func (r *relay) hostGone() bool {
-	if !r.users.enter() {
-		return false
-	}
-	defer r.leave()
-	return linux.SocketError(r.fd) != nil
-}
-
 // abort implements watcher.
-func (r *relay) abort() { r.end(true) }
+func (r *relay) abort() { r.close(true) }
 
-func (r *relay) runToHost() {
-	if r.users.enter() {
-		r.toHost.pump.run(r.pumpToHost)
-		r.leave()
-	}
-}
-
-func (r *relay) runToGuest() {
-	if r.users.enter() {
-		r.toGuest.pump.run(r.pumpToGuest)
-		r.leave()
-	}
-}
-
-func (r *relay) leave() {
-	if r.users.leave() {
-		r.close()
-	}
-}
-
-// end closes both sides, with resets or after both directions have ended, as
-// soon as nobody uses them.
-func (r *relay) end(reset bool) {
-	if r.closing.CompareAndSwap(false, true) {
-		r.reset.Store(reset)
-		r.leave()
-	}
-}
-
-// close is called once, by the last user.
-func (r *relay) close() {
+// close closes both sides, with resets or after both directions have ended.
+func (r *relay) close(reset bool) {
+	r.closed = true
 	r.queue.EventUnregister(&r.entry)
 	r.loop.forget(r.fd)
-	if r.reset.Load() {
+	if reset {
 		resetAndClose(r.fd)
 		r.ep.Abort()
 	} else {
@@ -240,14 +186,6 @@ func (r *relay) close() {
 func resetAndClose(fd int) {
 	_ = linux.ResetOnClose(fd) // it fails on no TCP socket
 	unix.Close(fd)
-}
-
-// finished notes the end of a direction.
-func (r *relay) finished(d, other *direction) {
-	d.done.Store(true)
-	if other.done.Load() {
-		r.end(false)
-	}
 }
 
 // halfOpenIdle is how long a kernel keeps a connection that its program has closed
@@ -277,42 +215,29 @@ func (r *relay) probeHost() {
 
 // pumpToHost moves what the endpoint has received into the socket.
 func (r *relay) pumpToHost() {
-	for moved := 0; !r.toHost.done.Load() && !r.closing.Load(); {
+	for moved := 0; !r.toHostDone && !r.closed; {
 		r.sink.errno = 0
 		res, err := r.ep.Read(&r.sink, tcpip.ReadOptions{})
 		if res.Count > 0 {
 			r.ep.ModerateRecvBuf(res.Count)
 			moved += res.Count
 		}
-		switch {
-		case r.sink.errno == unix.EAGAIN && r.hostBlocked.Load():
+		if r.hostBlocked = r.sink.errno == unix.EAGAIN; r.hostBlocked {
 			return // until EPOLLOUT
-		case r.sink.errno == unix.EAGAIN:
-			// Said first and tried again after, so that an event in between
-			// is not lost.
-			r.hostBlocked.Store(true)
-			continue
-		case r.sink.errno != 0:
-			r.end(true)
+		}
+		if r.sink.errno != 0 {
+			r.close(true)
 			return
 		}
-		r.hostBlocked.Store(false)
 		switch err.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
 			return // until the endpoint is readable
 		case *tcpip.ErrClosedForReceive:
-			if unix.Shutdown(r.fd, unix.SHUT_WR) != nil {
-				r.end(true)
-				return
-			}
-			r.finished(&r.toHost, &r.toGuest)
-			if !r.toGuest.done.Load() {
-				r.probeGuest()
-			}
+			r.endToHost()
 			return
 		default:
-			r.end(true)
+			r.close(true)
 			return
 		}
 		if moved >= fairShare {
@@ -322,32 +247,34 @@ func (r *relay) pumpToHost() {
 	}
 }
 
+// endToHost passes on that the namespace has sent all.
+func (r *relay) endToHost() {
+	switch r.toHostDone = true; {
+	case unix.Shutdown(r.fd, unix.SHUT_WR) != nil:
+		r.close(true)
+	case r.toGuestDone:
+		r.close(false)
+	default:
+		r.probeGuest()
+	}
+}
+
 // pumpToGuest moves what the socket has received into the endpoint.
 func (r *relay) pumpToGuest() {
-	ended := r.hostEnded.Swap(false)
-	defer func() {
-		if ended {
-			r.hostEnded.Store(true)
-		}
-	}()
-	for moved := 0; !r.toGuest.done.Load() && !r.closing.Load(); {
+	for moved := 0; !r.toGuestDone && !r.closed; {
 		available := linux.Readable(r.fd)
 		if available == 0 {
 			n, errno := linux.PeekNonblock(r.fd)
 			switch {
 			case errno == unix.EAGAIN:
-				ended = false
+				r.hostEnded = false
 				r.listenToHost(true)
 				return // until EPOLLIN
 			case errno != 0:
-				r.end(true)
+				r.close(true)
 				return
 			case n == 0:
-				r.ep.Shutdown(tcpip.ShutdownWrite)
-				r.finished(&r.toGuest, &r.toHost)
-				if !r.toHost.done.Load() {
-					r.probeHost()
-				}
+				r.endToGuest()
 				return
 			}
 			available = 1
@@ -362,11 +289,11 @@ func (r *relay) pumpToGuest() {
 			r.listenToHost(false)
 			return
 		default:
-			r.end(true)
+			r.close(true)
 			return
 		}
 		// What comes after the look at the socket comes with an event of its own.
-		if int(n) == available && !ended {
+		if int(n) == available && !r.hostEnded {
 			r.listenToHost(true)
 			return
 		}
@@ -375,6 +302,17 @@ func (r *relay) pumpToGuest() {
 			return
 		}
 	}
+}
+
+// endToGuest passes on that the host's side has sent all.
+func (r *relay) endToGuest() {
+	r.toGuestDone = true
+	r.ep.Shutdown(tcpip.ShutdownWrite)
+	if r.toHostDone {
+		r.close(false)
+		return
+	}
+	r.probeHost()
 }
 
 // listenToHost says whether the loop wants to know of what the socket has
