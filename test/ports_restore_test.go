@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -131,4 +132,40 @@ func TestAForwardThatCannotComeBackIsAWarning(t *testing.T) {
 	testenv.Until(t, "a warning", func() bool {
 		return len(lacks(g.Stderr(), "127.0.0.1:8080:80/tcp", "bind: address already in use", "uid 0")) == 0
 	})
+}
+
+// Automatic forwards come back by themselves, once they are wanted again: those of
+// the gate before are those of what listened then.
+func TestAutomaticForwardsAreWantedAgainAfterAKill(t *testing.T) {
+	s := newSite(t)
+	start := func(args ...string) *gate {
+		g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, args, []string{"sleep", "60"})...)
+		g.serve(t, "tcp", "127.0.0.1:8080")
+		return g
+	}
+	g := start("--restore-ports")
+	g.ctlOutput(t, "add-ports", "auto")
+	for range 2 {
+		kill(t, g.PID())
+		g.Wait(t)
+		g = start("--restore-ports")
+		testenv.Until(t, "a forward", func() bool { return g.forwardTo(t, "tcp", 8080) == 8080 })
+		if specs := specsOf(t, g); len(specs) != 1 {
+			t.Errorf("there are %v", specs)
+		}
+	}
+	g.ctlOutput(t, "remove-ports", "auto")
+	g.stop(t)
+	g = start("--restore-ports")
+	g.add(t, "127.0.0.1:8081:80/tcp")
+	g.stop(t)
+	// An entry more would be a warning; and nothing is wanted.
+	g = start("--restore-ports")
+	if specs := specsOf(t, g); len(specs) != 1 || specs[0].ParentPort != 8081 {
+		t.Errorf("after they were turned off there are %v", specs)
+	}
+	g.stop(t)
+	if g.Stderr() != "" {
+		t.Errorf("the gate says %s", g.Stderr())
+	}
 }

@@ -83,14 +83,10 @@ func (f facade) RemovePort(ctx context.Context, id int, drain time.Duration) err
 }
 
 func (f facade) AutoPorts(ctx context.Context, on bool) error {
-	switch {
-	case f.g.ports == nil:
+	if f.g.ports == nil {
 		return errNoPortDriver
-	case on:
-		return f.g.auto.Enable(ctx)
-	default:
-		return f.g.auto.Disable(ctx)
 	}
+	return f.g.autoPorts(ctx, on)
 }
 
 // policed is what a network driver may implement to be told what the namespace may

@@ -25,6 +25,9 @@ import (
 // always holds the forwards of one moment, whenever the gate is killed. No
 // forwards, no file.
 //
+// Automatic forwards are not in it, for they come with what listens; that they are
+// wanted is, as an entry of its own.
+//
 //	the gate is killed          the file stays
 //	the gate ends               it stays for RestorePorts, else it goes
 //	the next gate starts        reads it for RestorePorts; then it is that gate's
@@ -35,8 +38,10 @@ type ledger struct {
 
 	// turn holds one token, taken by who writes the file.
 	turn chan struct{}
-	// entries are by the ids of the forwards; the holder of the turn's.
+	// entries are by the ids of the forwards, and auto says that automatic ones are
+	// wanted; the holder of the turn's.
 	entries map[int]entry
+	auto    bool
 }
 
 // entry is one forward in the file.
@@ -45,6 +50,9 @@ type entry struct {
 	// Picked says that port 0 was asked for, and ParentPort was free.
 	Picked bool `json:"picked,omitempty"`
 }
+
+// automatic is the entry that says that automatic forwards are wanted.
+var automatic = entry{PortSpec: api.PortSpec{Proto: "auto"}}
 
 func newLedger(driver port.Driver, path string, log *slog.Logger) *ledger {
 	return &ledger{driver: driver, path: path, log: log, turn: make(chan struct{}, 1), entries: map[int]entry{}}
@@ -86,34 +94,45 @@ func (l *ledger) remove(ctx context.Context, ids []int, drain time.Duration) err
 	return nil
 }
 
+// setAuto notes whether automatic forwards are wanted, and saves that.
+func (l *ledger) setAuto(on bool) {
+	l.turn <- struct{}{}
+	l.auto = on
+	<-l.turn
+	l.save()
+}
+
 // start puts the first forwards in place: all those to publish, and what can be
 // had of those in the file where they are to be restored. Of the latter, one
 // that is published anyway does not come twice, and a free port that was picked
 // for a published one is tried again. The file changes at the end: who is killed
-// before that has lost nothing.
-func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) error {
+// before that has lost nothing. auto says that automatic forwards were wanted.
+func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) (auto bool, err error) {
 	var old []entry
 	if restore {
-		var err error
 		if old, err = readPorts(l.path); err != nil {
 			l.log.Warn("forwards cannot be restored", "error", err)
 		}
 	}
+	if i := slices.Index(old, automatic); i >= 0 {
+		auto, old = true, slices.Delete(old, i, i+1)
+	}
+	l.auto = auto // nobody else has the ledger yet
 	asked := entries(publish)
 	wanted, rest := again(asked, old)
-	_, err := l.put(ctx, wanted)
+	_, err = l.put(ctx, wanted)
 	if errors.Is(err, port.ErrConflict) && !slices.Equal(wanted, asked) {
 		_, err = l.put(ctx, asked) // a picked port is another's by now
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, e := range rest {
 		spec := port.Spec(e.PortSpec)
 		added, err := l.put(ctx, []entry{e})
 		switch {
 		case ctx.Err() != nil:
-			return nil // the end of the gate, not its cause
+			return false, nil // the end of the gate, not its cause
 		case err != nil:
 			l.log.Warn("a forward cannot be restored", "spec", spec, "error", err)
 		default:
@@ -121,7 +140,7 @@ func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) e
 		}
 	}
 	l.save()
-	return nil
+	return auto, nil
 }
 
 // entries are the entries of forwards that are asked for.
@@ -182,6 +201,9 @@ func (l *ledger) save() {
 		}
 	}
 	l.entries = there
+	if l.auto {
+		list = append(list, automatic)
+	}
 	if err := writePorts(l.path, list); err != nil {
 		l.log.Warn("the forwards cannot be kept for the next start", "error", err)
 	}

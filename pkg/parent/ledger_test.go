@@ -92,7 +92,7 @@ func gateAt(t *testing.T, path string, driver *fakePorts, restore bool, publish 
 	t.Helper()
 	log = &bytes.Buffer{}
 	l = newLedger(driver, path, slog.New(slog.NewTextHandler(log, nil)))
-	if err := l.start(t.Context(), parseAll(t, publish...), restore); err != nil {
+	if _, err := l.start(t.Context(), parseAll(t, publish...), restore); err != nil {
 		t.Fatal(err)
 	}
 	return l, log
@@ -151,6 +151,30 @@ func TestForwardsComeBack(t *testing.T) {
 				t.Errorf("the second time (-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// That automatic forwards are wanted comes back too, with and without others.
+func TestAutomaticForwardsComeBack(t *testing.T) {
+	for _, others := range [][]string{nil, {"8080:80/tcp", "8081:81/udp"}} {
+		path := filepath.Join(t.TempDir(), "ports.json")
+		l, _ := gateAt(t, path, &fakePorts{}, false, others...)
+		for _, on := range []bool{true, true, false, true} {
+			l.setAuto(on)
+			driver := &fakePorts{}
+			next := newLedger(driver, path, slog.New(slog.DiscardHandler))
+			if again, err := next.start(t.Context(), nil, true); err != nil || again != on {
+				t.Errorf("with %q, after %v: %v, %v", others, on, again, err)
+			}
+			if diff := cmp.Diff(append([]string{}, others...), driver.texts()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			// What the next one has saved says the same.
+			third := newLedger(&fakePorts{}, path, slog.New(slog.DiscardHandler))
+			if again, err := third.start(t.Context(), nil, true); err != nil || again != on {
+				t.Errorf("the second time, after %v: %v, %v", on, again, err)
+			}
+		}
 	}
 }
 

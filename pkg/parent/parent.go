@@ -385,14 +385,33 @@ func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
 		return partError(ctx, "port driver "+g.ports.Info().Driver, g.ports.Run(ctx))
 	})
 	g.ledger = newLedger(g.ports, g.dir.Ports(), g.o.Logger)
-	if err := g.ledger.start(ctx, g.o.Publish, g.o.RestorePorts); err != nil {
+	again, err := g.ledger.start(ctx, g.o.Publish, g.o.RestorePorts)
+	if err != nil {
 		return err
 	}
 	g.auto = auto.New(auto.Options{Driver: g.ports, Sockets: g.session, Logger: g.o.Logger})
 	parts.Go(func() error { return partError(ctx, "automatic forwards", g.auto.Run(ctx)) })
-	if g.o.PublishAuto {
-		return g.auto.Enable(ctx)
+	switch {
+	case g.o.PublishAuto:
+		return g.autoPorts(ctx, true)
+	case again:
+		if err := g.autoPorts(ctx, true); err != nil && ctx.Err() == nil {
+			g.o.Logger.Warn("automatic forwards cannot be restored", "error", err)
+		}
 	}
+	return nil
+}
+
+// autoPorts turns automatic forwards on or off, also for the next gate.
+func (g *gate) autoPorts(ctx context.Context, on bool) error {
+	turn := g.auto.Disable
+	if on {
+		turn = g.auto.Enable
+	}
+	if err := turn(ctx); err != nil {
+		return err
+	}
+	g.ledger.setAuto(on)
 	return nil
 }
 
