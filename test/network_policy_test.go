@@ -229,3 +229,13 @@ func TestOutgoingConnectionsHaveTheSourceThatIsAskedFor(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyRootInsideChangesThePolicy(t *testing.T) {
+	s := newSite(t)
+	r := runGate(t, s.Host, "--net=slirp", "--egress-default=deny", "sh", "-c", `
+		setpriv --reuid=1000 --regid=1000 --clear-groups gatectl policy set --default=allow; gatectl policy show
+		gatectl policy set --default=allow; gatectl policy show`)
+	if want := "ACTION  RULE\ndeny    (default)\nACTION  RULE\nallow   (default)\n"; r.Stdout != want || strings.Count(r.Stderr, "permission denied") != 1 {
+		t.Errorf("%v\nwant a change by root alone:\n%s", r, want)
+	}
+}
