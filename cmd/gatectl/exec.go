@@ -174,7 +174,7 @@ func relay(program *linux.Process, signals <-chan os.Signal, done <-chan struct{
 	for {
 		select {
 		case s := <-signals:
-			if isTyped(s) && linux.InForeground() {
+			if linux.IsTyped(s) && linux.InForeground() {
 				continue
 			}
 			// It fails when the program has ended, which wait will see.
@@ -183,15 +183,6 @@ func relay(program *linux.Process, signals <-chan os.Signal, done <-chan struct{
 			return
 		}
 	}
-}
-
-// isTyped says whether a terminal sends s to its foreground process group.
-func isTyped(s os.Signal) bool {
-	switch s {
-	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGCONT, syscall.SIGWINCH:
-		return true
-	}
-	return false
 }
 
 // wait waits for the program's end, and returns it as an exitCode. Nothing else

@@ -26,6 +26,16 @@ func ForwardableSignals() []os.Signal {
 	return list
 }
 
+// IsTyped says whether a terminal sends s to its foreground process group
+// (termios(3); SIGHUP and SIGCONT when it goes away, SIGWINCH when it changes).
+func IsTyped(s os.Signal) bool {
+	switch s {
+	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGHUP, unix.SIGCONT, unix.SIGWINCH:
+		return true
+	}
+	return false
+}
+
 // InForeground says whether this process is in the foreground process group of
 // its controlling terminal, and so gets the signals that are typed there.
 func InForeground() bool {

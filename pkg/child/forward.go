@@ -75,7 +75,7 @@ func (f *forwarder) run(command process) {
 		case s := <-f.received:
 			f.take(command, s, own)
 		case s := <-f.sent:
-			if isTyped(s) && linux.InForeground() {
+			if linux.IsTyped(s) && linux.InForeground() {
 				f.awaitTwin(command, s, own)
 			}
 			if at, ok := own[s]; ok && time.Since(at) < sameTime {
@@ -91,7 +91,7 @@ func (f *forwarder) run(command process) {
 // take handles a signal that the child got itself.
 func (f *forwarder) take(command process, s os.Signal, own map[os.Signal]time.Time) {
 	own[s] = time.Now()
-	if !isTyped(s) || !linux.InForeground() {
+	if !linux.IsTyped(s) || !linux.InForeground() {
 		command.kill(s)
 	}
 }
@@ -116,14 +116,4 @@ func (f *forwarder) awaitTwin(command process, s os.Signal, own map[os.Signal]ti
 			return
 		}
 	}
-}
-
-// isTyped says whether a terminal sends s to its foreground process group
-// (termios(3); SIGHUP and SIGCONT when it goes away, SIGWINCH when it changes).
-func isTyped(s os.Signal) bool {
-	switch s {
-	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGCONT, syscall.SIGWINCH:
-		return true
-	}
-	return false
 }
