@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 func TestDatagramsOfAllSizesGoToSeveralPeersFromOneSocket(t *testing.T) {
@@ -130,4 +132,44 @@ func TestAConnectedSocketGetsItsAnswer(t *testing.T) {
 			awaitLine(t, p, `\[`+word+`\]`)
 		}
 	})
+}
+
+// sockets ADDR COUNT exchanges a datagram with a server from many sockets, one
+// after the other.
+var _ = testenv.Probe("sockets", func(args []string) int {
+	var count int
+	if _, err := fmt.Sscan(args[1], &count); err != nil {
+		return report(err)
+	}
+	for range count {
+		conn, err := net.Dial("udp", args[0])
+		if err != nil {
+			return report(err)
+		}
+		err = echoConnected(conn.(*net.UDPConn), []byte("x"))
+		conn.Close()
+		if err != nil {
+			return report(err)
+		}
+	}
+	return report(nil)
+})
+
+// Flows that were used least recently make room where the host gives the gate few
+// descriptors, and the user is told.
+func TestFlowsMakeRoomWhereDescriptorsAreFew(t *testing.T) {
+	s := newSite(t)
+	server := addrOf(serveUDP(t, s.outside, at(s.outside.Addr4, 0), echoUDP)).String()
+	r := s.Run(t, s.Command("sh", "-c", "ulimit -n 64; exec gatekit --debug --net=slirp probe sockets "+server+" 200"))
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	if n := strings.Count(r.Stderr, "no descriptors are left"); n != 1 || !strings.Contains(r.Stderr, "ulimit -n") {
+		t.Errorf("%v\nwant one line that says so", r)
+	}
+	for _, want := range []string{`msg="the network has ended"`, "counters.framesAccepted=", "counters.udp.evicted="} {
+		if !strings.Contains(r.Stderr, want) {
+			t.Errorf("%v\nwant %s", r, want)
+		}
+	}
 }

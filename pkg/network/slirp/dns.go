@@ -48,8 +48,8 @@ type dnsForwarder struct {
 	slots   chan struct{} // one for each query under way
 	streams chan struct{} // one for each TCP connection
 
-	// dropped counts queries that found no slot.
-	dropped atomic.Uint64
+	full, fullStreams overflow      // on slots and streams
+	malformed         atomic.Uint64 // datagrams that are no messages
 }
 
 // maxQueries caps the queries under way; one more is dropped, and asked again by
@@ -94,12 +94,14 @@ func (d *dnsForwarder) close() {
 // the datagram.
 func (d *dnsForwarder) query(w *datagramWriter, q *datagram) {
 	if _, ok := parseDNSHeader(q.payload); !ok {
+		d.malformed.Add(1)
 		return
 	}
 	select {
 	case d.slots <- struct{}{}:
 	default:
-		d.dropped.Add(1)
+		d.full.add()
+		d.full.tell()
 		return
 	}
 	from, to, mac, msg := q.dst, q.src, q.mac, slices.Clone(q.payload)

@@ -33,6 +33,8 @@ func (d *dnsForwarder) stream(conn net.Conn) {
 	select {
 	case d.streams <- struct{}{}:
 	default:
+		d.fullStreams.add()
+		d.fullStreams.tell()
 		conn.Close()
 		return
 	}

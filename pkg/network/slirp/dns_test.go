@@ -351,7 +351,7 @@ func TestDNSQueriesAreCapped(t *testing.T) {
 		d.slots <- struct{}{}
 	}
 	d.query(nil, q)
-	if n := d.dropped.Load(); n != 1 {
+	if n := d.full.count.Load(); n != 1 {
 		t.Errorf("%d queries dropped, want 1", n)
 	}
 	d.close()

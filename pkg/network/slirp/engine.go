@@ -3,6 +3,7 @@ package slirp
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"sync"
 
@@ -52,7 +53,12 @@ func (n *Network) run(ctx context.Context, dev, lo *device, ready func()) (err e
 	n.inbound.Store(e.inbound)
 	defer n.inbound.Store(nil)
 	n.engine.Store(e)
-	defer n.engine.Store(nil)
+	defer func() {
+		last := e.counters()
+		n.last.Store(&last)
+		n.engine.Store(nil)
+		n.log.Debug("the network has ended", "counters", last)
+	}()
 	following, stop := context.WithCancel(ctx)
 	var follower sync.WaitGroup
 	follower.Go(func() { n.source.follow(following, n.log) })
@@ -89,6 +95,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		onEcho:     e.echo.send,
 		writer:     writer,
 	}
+	e.watchLimits(n.log)
 	s, err := newStack(e.link, n.subnets)
 	if err != nil {
 		e.stopLoops()
@@ -98,10 +105,22 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
 	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
+	e.tcp.full.say(n.log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
 	return e, nil
+}
+
+// watchLimits has the limits on what the namespace has under way be told of.
+func (e *engine) watchLimits(log *slog.Logger) {
+	const starved = "no descriptors are left, so flows that were used least recently end; ulimit -n allows more"
+	e.udp.full.say(log, "too many UDP flows; those that were used least recently end", e.udp.limit)
+	e.udp.starved.say(log, starved, 0)
+	e.echo.full.say(log, "too many flows of echo requests; those that were used least recently end", e.echo.limit)
+	e.echo.starved.say(log, starved, 0)
+	e.dns.full.say(log, "too many DNS queries are under way; some are dropped", maxQueries)
+	e.dns.fullStreams.say(log, "too many TCP connections to the DNS server; some are closed", maxStreams)
 }
 
 // handleDatagram takes a datagram of the namespace: an answer to a client, or one

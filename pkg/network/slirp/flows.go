@@ -41,15 +41,19 @@ type flowTable struct {
 	timer    *time.Timer // runs while there are flows
 	due      time.Time   // when timer fires
 	closed   bool
-	limit    int
+	limit    int // of flows
+
+	// full counts flows that made room for others, starved those that gave a
+	// descriptor.
+	full, starved overflow
 
 	// peers has the sessions count their remote addresses.
 	peers bool
 
-	// evicted counts flows that made room for others, refused datagrams that
-	// the egress did not let out, dropped those that the host did not take or
-	// that came in without a flow, told the ICMP errors for the namespace.
-	evicted, refused, dropped, told atomic.Uint64
+	// refused counts datagrams that the egress did not let out, dropped those
+	// that the host did not take or that came in without a flow, told the ICMP
+	// errors for the namespace.
+	refused, dropped, told atomic.Uint64
 }
 
 // carrier is the protocol of a table.
@@ -113,28 +117,37 @@ var (
 
 // acquire finds or makes the flow of a datagram. The caller releases its session.
 func (t *flowTable) acquire(d *datagram) (*flow, error) {
+	f, isNew, err := t.find(d)
+	if isNew {
+		t.full.tell()
+		t.starved.tell()
+	}
+	return f, err
+}
+
+// find is acquire without a word of flows that others had to make room for.
+func (t *flowTable) find(d *datagram) (f *flow, isNew bool, err error) {
 	key := flowKey{d.src, d.dst}
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.flows[key]
-	if f == nil {
+	if f = t.flows[key]; f == nil {
 		to, ruling := t.egress.destination(t.proto, d.dst)
 		switch ruling {
 		case nobodyThere:
-			return nil, errRefused
+			return nil, false, errRefused
 		case prohibited:
-			return nil, errProhibited
+			return nil, false, errProhibited
 		}
-		var err error
+		isNew = true
 		if f, err = t.open(key, to); err != nil {
-			return nil, err
+			return nil, isNew, err
 		}
 	}
 	t.touch(f, now)
 	f.session.mac = d.mac
 	f.session.users.enter() // the table's use keeps it open
-	return f, nil
+	return f, isNew, nil
 }
 
 // open makes a flow, and its session where it is the first.
@@ -143,6 +156,7 @@ func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
 		return nil, errStopped
 	}
 	for len(t.flows) >= t.limit {
+		t.full.add()
 		t.evict()
 	}
 	sk := sessionKey{key.guest, t.egress.out.isSet() && to.Addr().IsLoopback()}
@@ -152,6 +166,7 @@ func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
 		s, err = t.openSession(sk, to.Addr())
 		// Without descriptors, the least recently used flow has to give its own.
 		for len(t.flows) > 0 && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) {
+			t.starved.add()
 			t.evict()
 			s, err = t.openSession(sk, to.Addr())
 		}
@@ -226,7 +241,6 @@ func (t *flowTable) evict() {
 	if other := t.idle[1].front; oldest == nil || other != nil && other.used.Before(oldest.used) {
 		oldest = other
 	}
-	t.evicted.Add(1)
 	t.end(oldest)
 }
 

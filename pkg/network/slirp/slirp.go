@@ -119,8 +119,9 @@ type Network struct {
 	policy       *policy.Filter
 	outbound     outbound
 	log          *slog.Logger
-	engine       atomic.Pointer[engine]  // nil but while Run serves
-	inbound      atomic.Pointer[inbound] // nil but while Run serves
+	engine       atomic.Pointer[engine]   // nil but while Run serves
+	inbound      atomic.Pointer[inbound]  // nil but while Run serves
+	last         atomic.Pointer[Counters] // of the end; nil until Run returns
 }
 
 var _ network.Driver = (*Network)(nil)

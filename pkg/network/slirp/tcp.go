@@ -57,6 +57,7 @@ type tcpForwarder struct {
 	met     [2]macAddr // of the child's IPv4 and IPv6 address
 	closed  bool
 	running sync.WaitGroup
+	full    overflow // on dials
 }
 
 // newTCPForwarder makes s hand over its SYNs. close and wait end it.
@@ -78,8 +79,12 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 		d := t.dials[id]
 		begins := d == nil && flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
 		if begins {
-			if t.closed || len(t.dials) >= maxDials {
+			if full := len(t.dials) >= maxDials; t.closed || full {
 				t.mu.Unlock()
+				if full {
+					t.full.add()
+					t.full.tell()
+				}
 				return true
 			}
 			d = newDial(t.ctx, tcp, pkt)

@@ -179,7 +179,7 @@ func TestUDPEvictsTheLeastRecentlyUsedFlow(t *testing.T) {
 	if len(ports) != 2 || !ports[port(a)] || !ports[port(c)] {
 		t.Errorf("flows of ports %v are left, want those of %d and %d", ports, port(a), port(c))
 	}
-	if n := r.e.udp.evicted.Load(); n != 1 {
+	if n := r.e.counters().UDP.Evicted; n != 1 {
 		t.Errorf("%d flows were evicted, want 1", n)
 	}
 	exchange(b) // comes back as a new one
