@@ -115,6 +115,22 @@ func TestTheTreeDiesWithTheGate(t *testing.T) {
 	}
 }
 
+func TestTheTreeDiesWithTheGateWhateverIsOnProc(t *testing.T) {
+	h := testenv.NewHost(t)
+	for name, cover := range map[string]string{
+		"another file system": "mount -t tmpfs none /proc",
+		"another root":        "mount -t tmpfs none /mnt; mkdir /mnt/old; cd /mnt; pivot_root . old",
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := startGate(t, h, "--net=slirp", "sh", "-ec", "setsid -f sleep 1000; sleep 1000 & "+cover+"; echo ready; wait")
+			g.awaitOutput(t, "ready\n")
+			g.Kill()
+			g.Wait(t)
+			h.NoProcesses(t)
+		})
+	}
+}
+
 func TestNothingOutlivesTheCommand(t *testing.T) {
 	h := testenv.NewHost(t)
 	for name, flags := range treeFlags {

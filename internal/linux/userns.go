@@ -2,7 +2,7 @@ package linux
 
 import (
 	"errors"
-	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -10,33 +10,74 @@ import (
 )
 
 // UserNamespace is a user namespace held open: its identity is not used again
-// while it is.
+// while it is. So is /proc as it was then, for what runs in the namespace may
+// cover it, or change the root directory of the caller (pivot_root(2)).
 type UserNamespace struct {
 	file *os.File
-	link string // as readlink(/proc/PID/ns/user) gives it
+	id   namespaceID
+	proc *os.File
 }
 
 // OpenUserNamespace opens the user namespace of the process pid; 0 means the
 // caller's own.
 func OpenUserNamespace(pid int) (*UserNamespace, error) {
-	path := "/proc/self/ns/user"
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	u := &UserNamespace{proc: proc}
+	name := "self"
 	if pid != 0 {
-		path = fmt.Sprintf("/proc/%d/ns/user", pid)
+		name = strconv.Itoa(pid)
 	}
-	f, err := os.Open(path)
+	if u.file, err = u.open(name); err == nil {
+		u.id, err = u.identify(name)
+	}
 	if err != nil {
+		u.Close()
 		return nil, err
 	}
-	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	return u, nil
+}
+
+// namespaceID is what tells namespaces apart (namespaces(7)).
+type namespaceID struct{ dev, ino uint64 }
+
+func idOf(st *unix.Stat_t) namespaceID { return namespaceID{uint64(st.Dev), st.Ino} }
+
+// identify returns the identity of the user namespace of a process, named as in
+// /proc.
+func (u *UserNamespace) identify(process string) (namespaceID, error) {
+	var st unix.Stat_t
+	path := process + "/ns/user"
+	err := retry(func() error { return unix.Fstatat(int(u.proc.Fd()), path, &st, 0) })
 	if err != nil {
-		f.Close()
-		return nil, err
+		return namespaceID{}, &os.PathError{Op: "stat", Path: "/proc/" + path, Err: err}
 	}
-	return &UserNamespace{f, link}, nil
+	return idOf(&st), nil
+}
+
+// open opens the user namespace of a process, named as in /proc.
+func (u *UserNamespace) open(process string) (*os.File, error) {
+	path := process + "/ns/user"
+	var fd int
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(int(u.proc.Fd()), path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/proc/" + path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Close lets go of the namespace.
-func (u *UserNamespace) Close() error { return u.file.Close() }
+func (u *UserNamespace) Close() error {
+	if u.file == nil {
+		return u.proc.Close()
+	}
+	return errors.Join(u.file.Close(), u.proc.Close())
+}
 
 // Kill ends every process in the namespace and in those nested in it with
 // SIGKILL, but not the caller. It looks again until none is left, since a
@@ -70,16 +111,14 @@ func (u *UserNamespace) Kill() error {
 
 // members lists the living processes in the namespace or below it.
 func (u *UserNamespace) members() ([]member, error) {
-	dir, err := os.Open("/proc")
+	if _, err := u.proc.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	names, err := u.proc.Readdirnames(-1)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	own, err := os.Readlink("/proc/self/ns/user")
+	own, err := u.identify("self")
 	if err != nil {
 		return nil, err
 	}
@@ -90,23 +129,22 @@ func (u *UserNamespace) members() ([]member, error) {
 		if err != nil || pid == self {
 			continue
 		}
-		path := "/proc/" + name + "/ns/user"
-		link, err := os.Readlink(path)
+		id, err := u.identify(name)
 		if err != nil {
 			continue // not ours to see, so not in our namespace; or gone
 		}
-		if link != u.link && (link == own || !u.encloses(path)) {
+		if id != u.id && (id == own || !u.encloses(name)) {
 			continue
 		}
 		m, err := openMember(pid)
 		if err != nil {
 			continue // gone
 		}
-		// The number may have come to mean another process since the link was
-		// read. What is read now is of the one that is held, if that still lives;
-		// a zombie is in /proc, and in its namespace, too.
-		again, err := os.Readlink(path)
-		if err != nil || again != link || m.wait(0) {
+		// The number may have come to mean another process since its namespace was
+		// looked at. What is seen now is of the one that is held, if that still
+		// lives; a zombie is in /proc, and in its namespace, too.
+		again, err := u.identify(name)
+		if err != nil || again != id || m.wait(0) {
 			m.close()
 			continue
 		}
@@ -141,9 +179,9 @@ func (m member) wait(ms int) bool {
 	return err == nil && n == 1
 }
 
-// encloses says whether the namespace at path is nested in this one.
-func (u *UserNamespace) encloses(path string) bool {
-	f, err := os.Open(path)
+// encloses says whether the namespace of a process is nested in this one.
+func (u *UserNamespace) encloses(process string) bool {
+	f, err := u.open(process)
 	if err != nil {
 		return false
 	}
@@ -153,15 +191,11 @@ func (u *UserNamespace) encloses(path string) bool {
 		if err != nil {
 			return false // EPERM: outside of the caller's own (ioctl_ns(2))
 		}
-		f = os.NewFile(uintptr(fd), path)
-		link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-		if err != nil {
+		f = os.NewFile(uintptr(fd), "user namespace")
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || idOf(&st) == u.id {
 			f.Close()
-			return false
-		}
-		if link == u.link {
-			f.Close()
-			return true
+			return err == nil
 		}
 	}
 }

@@ -113,12 +113,18 @@ type child struct {
 	log     *slog.Logger
 	setup   handshake.Setup
 	mounts  Mounts
+	users   *linux.UserNamespace
 	netns   threadRunner // runs functions in the network namespace
 }
 
 // run goes through the steps at the top of this file.
 func (c *child) run() error {
-	if err := linux.CloseOnExecFrom(handshakeFD); err != nil {
+	err := linux.CloseOnExecFrom(handshakeFD)
+	if err != nil {
+		return err
+	}
+	// Now, for the command may cover /proc.
+	if c.users, err = linux.OpenUserNamespace(0); err != nil {
 		return err
 	}
 	m, err := c.expect(handshake.KindSetup)
@@ -208,16 +214,10 @@ func (c *child) setUpMounts() error {
 // killAll ends what lives in the user namespace. With a pid namespace the
 // kernel does it when this process, its process 1, ends.
 func (c *child) killAll() {
-	if c.setup.PIDNamespace {
+	if c.setup.PIDNamespace || c.users == nil { // nil: nothing was started
 		return
 	}
-	ns, err := linux.OpenUserNamespace(0)
-	if err != nil {
-		c.log.Error("cannot end the processes of the gate", "error", err)
-		return
-	}
-	defer ns.Close()
-	if err := ns.Kill(); err != nil {
+	if err := c.users.Kill(); err != nil {
 		c.log.Error("cannot end the processes of the gate", "error", err)
 	}
 }
