@@ -90,6 +90,7 @@ var libraries = []struct {
 	{"github.com/urfave/cli", []string{"cmd"}},
 	{"github.com/gorilla/mux", []string{"pkg/api/server"}},
 	{"gvisor.dev/gvisor", []string{"pkg/network/slirp"}},
+	{"github.com/insomniacslk/dhcp", []string{"pkg/network"}},
 	{"github.com/songgao/water", []string{"internal/linux", "pkg/network"}},
 	{"github.com/vishvananda/netlink", []string{"pkg/child", "pkg/network", "internal"}},
 	{"github.com/vishvananda/netns", []string{"internal"}},
