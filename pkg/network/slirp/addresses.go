@@ -1,6 +1,7 @@
 package slirp
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,14 +37,22 @@ const (
 // subnet is the network of one family with its addresses. The zero value is a
 // family that is switched off.
 type subnet struct {
-	prefix  netip.Prefix
-	gateway netip.Addr
-	dns     netip.Addr
-	child   netip.Addr
+	prefix    netip.Prefix
+	gateway   netip.Addr
+	dns       netip.Addr
+	child     netip.Addr
+	broadcast netip.Addr // of IPv4
 }
 
 // enabled says whether the family is on.
 func (s subnet) enabled() bool { return s.prefix.IsValid() }
+
+// holds says whether an address is one that the child, or a guest of the namespace,
+// may have: of the network, but neither ours nor everybody's. The first one of an
+// IPv6 network is that of its routers (RFC 4291, 2.6.1).
+func (s subnet) holds(a netip.Addr) bool {
+	return s.prefix.Contains(a) && a != s.gateway && a != s.dns && a != s.prefix.Addr() && a != s.broadcast
+}
 
 // newSubnet lays the addresses out in a network of either family.
 func newSubnet(p netip.Prefix) (subnet, error) {
@@ -63,12 +72,18 @@ func newSubnet(p netip.Prefix) (subnet, error) {
 	if p.Bits() > maxBits {
 		return subnet{}, fmt.Errorf("%w: %v is too small: the addresses up to %v need a /%d or larger", ErrUsage, p, hostAddr(p, child), maxBits)
 	}
-	return subnet{
+	s := subnet{
 		prefix:  p,
 		gateway: hostAddr(p, gatewayHost),
 		dns:     hostAddr(p, dnsHost),
 		child:   hostAddr(p, child),
-	}, nil
+	}
+	if a.Is4() {
+		b := a.As4()
+		binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|1<<(32-p.Bits())-1)
+		s.broadcast = netip.AddrFrom4(b)
+	}
+	return s, nil
 }
 
 // hostAddr returns the address of a host, of at most 16 bits, in a network.

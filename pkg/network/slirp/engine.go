@@ -31,6 +31,7 @@ type engine struct {
 	udp   *udpRelay
 	echo  *echoRelay
 
+	guests  *guests
 	inbound *inbound
 	egress  *egress
 }
@@ -87,6 +88,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.dns = newDNSForwarder(n.subnets, n.source, e.egress)
 	e.udp = newUDPRelay(e.egress, e.dns, e.loops, writer, n.filtering)
 	e.echo = newEchoRelay(e.egress, e.loops, writer)
+	e.guests = newGuests(n, writer)
 	e.link = &link{
 		dev:        dev,
 		mtu:        uint32(n.plan.Interface.MTU),
@@ -94,6 +96,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		onDatagram: e.handleDatagram,
 		onEcho:     e.echo.send,
 		writer:     writer,
+		guests:     e.guests,
 	}
 	e.watchLimits(n.log)
 	s, err := newStack(e.link, n.subnets)
@@ -163,6 +166,7 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 	}
 	e.udp.close()
 	e.echo.close()
+	e.guests.close()
 	e.dns.close()
 	e.stack.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {

@@ -23,6 +23,9 @@ const (
 	toEcho
 	// expire: a packet to the outside whose time to live ends here.
 	expire
+	// toDHCP and toRouter: a guest asks for its configuration.
+	toDHCP
+	toRouter
 )
 
 // datagram is a UDP datagram in a frame, or an echo request (echo.go). Its payload
@@ -48,7 +51,10 @@ type finding struct {
 	// not fragmented; 0 for all else.
 	headers int
 
-	// datagram is filled in for the verdict toUDP.
+	// group says that the frame is for more stations than one.
+	group bool
+
+	// datagram is filled in for the verdicts that name a relay or guests.
 	datagram datagram
 }
 
@@ -57,10 +63,14 @@ type macAddr [header.EthernetAddressSize]byte
 
 const ethernetSize = header.EthernetMinimumSize
 
+var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // inspector judges the frames that come from the namespace, before anything
 // else sees them. No bytes are trusted: every length is checked here, and what
 // is passed on to the stack has sound Ethernet and IP headers and, since the
-// stack leaves that to the link, sound checksums.
+// stack leaves that to the link, sound checksums. It comes from an address of the
+// namespace's own networks (subnet.holds), the child's or that of a guest behind a
+// bridge, and is for us alone; what has no such address yet may ask for one.
 type inspector struct {
 	mac     macAddr
 	subnets [2]subnet
@@ -73,11 +83,12 @@ func (in *inspector) inspect(frame []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	dst, src := macAddr(frame[0:6]), macAddr(frame[6:12])
-	if dst != in.mac && dst[0]&1 == 0 || src[0]&1 != 0 {
+	if dst != in.mac && dst[0]&1 == 0 || !soundMAC(src[:]) || src == in.mac {
 		return drop
 	}
 	f.proto = header.Ethernet(frame).Type()
 	f.headers = 0
+	f.group = dst[0]&1 != 0
 	f.datagram.mac = src
 	packet := frame[ethernetSize:]
 	switch f.proto {
@@ -89,31 +100,6 @@ func (in *inspector) inspect(frame []byte, h vnetHeader, f *finding) verdict {
 		return in.inspectIPv6(packet, h, f)
 	}
 	return drop
-}
-
-// inspectARP lets requests for our own addresses through, and replies. The
-// stack itself would answer for every address, because it speaks for all hosts
-// of the outside.
-func (in *inspector) inspectARP(p []byte) verdict {
-	arp := header.ARP(p)
-	if !arp.IsValid() {
-		return drop
-	}
-	target := netip.AddrFrom4([4]byte(arp.ProtocolAddressTarget()))
-	if arp.Op() == header.ARPRequest && !in.ours(target) {
-		return drop
-	}
-	return toStack
-}
-
-// ours says whether an address is the gateway's or the DNS server's.
-func (in *inspector) ours(a netip.Addr) bool {
-	for _, s := range in.subnets {
-		if s.enabled() && (a == s.gateway || a == s.dns) {
-			return true
-		}
-	}
-	return false
 }
 
 // inspectIPv4 checks the header (RFC 791) and takes whole UDP datagrams apart.
@@ -133,25 +119,37 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.inbound.refuses(p[headerLen:total], dst) {
 		return drop
 	}
-	if !plausibleSource(src) && !in.inbound.answers(ip.TransportProtocol(), p[headerLen:total], src, dst) {
+	whole := !ip.More() && ip.FragmentOffset() == 0
+	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
+	if dst == broadcastIPv4 {
+		if !whole || ip.TransportProtocol() != header.UDPProtocolNumber {
+			return drop
+		}
+		return in.inspectQuestion(p[headerLen:total], h, sum, src, dst, &f.datagram)
+	}
+	// What a station sends to all, a router sends to nobody (RFC 1812, 5.3.4).
+	if f.group || dst.IsMulticast() {
 		return drop
 	}
-	if dst.IsMulticast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if !in.guest(src) && !in.inbound.answers(ip.TransportProtocol(), p[headerLen:total], src, dst) {
 		return drop
 	}
 	if ip.TTL() <= 1 && !in.ours(dst) {
 		return expires(ip.FragmentOffset() != 0 || ip.TransportProtocol() == header.ICMPv4ProtocolNumber && !isEcho(p[headerLen:total], uint8(header.ICMPv4Echo)))
 	}
-	if ip.More() || ip.FragmentOffset() != 0 {
+	if !whole {
 		return toStack
 	}
 	f.datagram.ttl, f.datagram.whole = ip.TTL(), ip.Flags()&header.IPv4FlagDontFragment != 0
-	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
 	switch ip.TransportProtocol() {
 	case header.TCPProtocolNumber:
 		return inspectTCP(p[:total], headerLen, h, sum, f)
 	case header.UDPProtocolNumber:
-		return inspectUDP(p[headerLen:total], h, sum, src, dst, &f.datagram)
+		v := inspectUDP(p[headerLen:total], h, sum, src, dst, &f.datagram)
+		if v == toUDP && in.isDHCP(&f.datagram) {
+			return toDHCP
+		}
+		return v
 	case header.ICMPv4ProtocolNumber:
 		if !in.ours(dst) {
 			return inspectEcho(p[headerLen:total], src, dst, &f.datagram)
@@ -181,10 +179,13 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	}
 	ip := header.IPv6(p)
 	total := header.IPv6MinimumSize + int(ip.PayloadLength())
-	if header.IPVersion(p) != header.IPv6Version || total > len(p) {
+	if header.IPVersion(p) != header.IPv6Version || total > len(p) || !in.subnets[1].enabled() {
 		return drop
 	}
 	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+	if f.group && !dst.IsMulticast() {
+		return drop
+	}
 	rest := p[header.IPv6MinimumSize:total]
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
 		if in.inbound.refuses(rest, dst) {
@@ -193,14 +194,20 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 		return in.inspectICMPv6(p[:total], src, dst, f)
 	}
 	next := tcpip.TransportProtocolNumber(ip.NextHeader())
-	if !plausibleSource(src) && !in.inbound.answers(next, rest, src, dst) || dst.IsMulticast() {
+	sum := header.PseudoHeaderChecksum(next, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
+	if dst.IsMulticast() {
+		if next != header.UDPProtocolNumber {
+			return drop
+		}
+		return in.inspectQuestion(rest, h, sum, src, dst, &f.datagram)
+	}
+	if !in.guest(src) && !in.inbound.answers(next, rest, src, dst) {
 		return drop
 	}
 	if ip.HopLimit() <= 1 && !in.ours(dst) {
 		return expires(next == header.IPv6FragmentHeader && laterFragment(rest))
 	}
 	f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
-	sum := header.PseudoHeaderChecksum(next, tcpip.AddrFrom16Slice(p[8:24]), tcpip.AddrFrom16Slice(p[24:40]), uint16(len(rest)))
 	switch next {
 	case header.TCPProtocolNumber:
 		return inspectTCP(p[:total], header.IPv6MinimumSize, h, sum, f)
@@ -213,34 +220,6 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 // laterFragment says whether an IPv6 fragment is not the first.
 func laterFragment(p []byte) bool {
 	return len(p) < header.IPv6FragmentExtHdrLength || binary.BigEndian.Uint16(p[2:])&^7 != 0
-}
-
-// inspectICMPv6 keeps from the stack what it would answer for others: neighbour
-// solicitations and echo requests for addresses that are not ours. The latter are
-// relayed. The unspecified source is that of duplicate address detection.
-func (in *inspector) inspectICMPv6(packet []byte, src, dst netip.Addr, f *finding) verdict {
-	ip, p := header.IPv6(packet), packet[header.IPv6MinimumSize:]
-	if len(p) < header.ICMPv6MinimumSize || src.IsMulticast() || src.IsLoopback() {
-		return drop
-	}
-	switch icmp := header.ICMPv6(p); icmp.Type() {
-	case header.ICMPv6NeighborSolicit:
-		if len(p) < header.ICMPv6NeighborSolicitMinimumSize || !in.ours(netip.AddrFrom16([16]byte(p[8:24]))) {
-			return drop
-		}
-	case header.ICMPv6EchoRequest:
-		switch {
-		case in.ours(dst):
-			return toStack
-		case dst.IsMulticast() || !plausibleSource(src):
-			return drop
-		case ip.HopLimit() <= 1:
-			return expire
-		}
-		f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
-		return inspectEcho(p, src, dst, &f.datagram)
-	}
-	return toStack
 }
 
 // inspectTCP checks a segment in an IP packet whose header has ipHeader bytes.
@@ -293,6 +272,14 @@ func inspectUDP(p []byte, h vnetHeader, sum uint16, src, dst netip.Addr, d *data
 	d.dst = netip.AddrPortFrom(dst, udp.DestinationPort())
 	d.payload = p[header.UDPMinimumSize:length]
 	return toUDP
+}
+
+// inspectQuestion lets a datagram to all through that is for the DHCP server.
+func (in *inspector) inspectQuestion(p []byte, h vnetHeader, sum uint16, src, dst netip.Addr, d *datagram) verdict {
+	if inspectUDP(p, h, sum, src, dst, d) != toUDP || !in.isDHCP(d) {
+		return drop
+	}
+	return toDHCP
 }
 
 // plausibleSource says whether a datagram can be answered at all.

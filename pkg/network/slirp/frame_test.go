@@ -23,8 +23,20 @@ var (
 // testInspector is the inspector of the default networks.
 func testInspector(t testing.TB) *inspector {
 	t.Helper()
-	in := &inspector{mac: gatewayMAC}
-	for i, p := range []netip.Prefix{defaultIPv4, defaultIPv6} {
+	return newInspector(t, gatewayMAC, defaultIPv4, defaultIPv6)
+}
+
+// outsideInspector judges frames that go the other way, from the outside to the
+// guest.
+func outsideInspector(t testing.TB) *inspector {
+	t.Helper()
+	return newInspector(t, guestMAC, netip.PrefixFrom(worldIPv4, 24).Masked(), netip.PrefixFrom(worldIPv6, 64).Masked())
+}
+
+func newInspector(t testing.TB, mac macAddr, networks ...netip.Prefix) *inspector {
+	t.Helper()
+	in := &inspector{mac: mac}
+	for i, p := range networks {
 		var err error
 		if in.subnets[i], err = newSubnet(p); err != nil {
 			t.Fatal(err)
@@ -247,6 +259,7 @@ func FuzzFrame(f *testing.F) {
 		udpFrame(src, dst, "hello"), udpFrame(src6, dst6, "hello"), synFrame(src, dst), synFrame(src6, dst6),
 		arpRequest(dst.Addr()), neighborSolicit(dst6.Addr()),
 		changed(udpFrame(src, dst, "hello"), func(ip []byte) { ip[6] = 0x20 }),
+		discoverFrame(f, nestedMAC), solicit6Frame(), routerSolicit(nestedLink, linkLayer(1, nestedMAC)...),
 		icmpv6Frame(dst6.Addr(), []byte{128, 0, 0, 0, 0, 1, 0, 1}),
 	} {
 		f.Add(none[:], frame)
@@ -269,8 +282,7 @@ func FuzzFrame(f *testing.F) {
 }
 
 func TestDatagramsAreWrittenAsFrames(t *testing.T) {
-	in := testInspector(t)
-	in.mac = guestMAC
+	in := outsideInspector(t)
 	for _, plain := range []bool{true, false} {
 		for _, test := range []struct{ src, dst netip.AddrPort }{
 			{netip.AddrPortFrom(worldIPv4, 53), netip.AddrPortFrom(childIPv4, 4000)},

@@ -28,7 +28,7 @@ import (
 //	service's address    way in                              way out
 //	127.0.0.0/8, ::1     lo, by a packet socket that the     the default route,
 //	                     child has opened there              so the TAP
-//	the interface's own  the TAP                             the TAP
+//	of the networks      the TAP                             the TAP
 //
 // It has to be lo for the loopback, because IPv6 takes ::1 on no other interface,
 // and because Docker's rules drop what comes for 127.0.0.1 by another one; those
@@ -107,7 +107,7 @@ func (n *Network) Reaches(service netip.Addr) bool {
 // reaches says whether there is a way to the service.
 func (in *inbound) reaches(service netip.Addr) bool {
 	for _, s := range in.subnets {
-		if s.enabled() && (service == s.child || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()) {
+		if s.enabled() && (s.holds(service) || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()) {
 			return true
 		}
 	}
@@ -181,8 +181,11 @@ func (in *inbound) open(ctx context.Context, client, service netip.AddrPort) (tc
 		return ep, queue, nil
 	}
 	ep.Close()
-	if _, refused := terr.(*tcpip.ErrConnectionRefused); refused {
+	switch terr.(type) {
+	case *tcpip.ErrConnectionRefused:
 		return nil, nil, unix.ECONNREFUSED
+	case *tcpip.ErrHostUnreachable: // nobody on the link has the address
+		return nil, nil, unix.ETIMEDOUT
 	}
 	return nil, nil, stackError("connect", terr)
 }

@@ -67,6 +67,10 @@ func TestOnlySomeAddressesCanBeKept(t *testing.T) {
 		{"IPv4 to the interface", "198.51.100.7", "10.0.2.100", true},
 		{"IPv6 to the loopback", "2001:db8::7", "::1", true},
 		{"IPv6 to the interface", "2001:db8::7", "fd67:6174:656b::100", true},
+		{"IPv4 to a nested guest", "198.51.100.7", "10.0.2.101", true},
+		{"IPv6 to a nested guest", "2001:db8::7", "fd67:6174:656b::101", true},
+		{"to the gateway", "198.51.100.7", "10.0.2.2", false},
+		{"to the DNS server", "2001:db8::7", "fd67:6174:656b::3", false},
 		{"to a container inside", "198.51.100.7", "172.17.0.2", false},
 		{"to an address of the outside", "198.51.100.7", "198.51.100.8", false},
 		{"IPv4 to IPv6", "198.51.100.7", "::1", false},
@@ -308,8 +312,8 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			flow.Send([]byte("question"))
 			frame := r.toLoopback()
 			var f finding
-			in := testInspector(t)
-			in.mac = macAddr{}
+			in := outsideInspector(t)
+			ethernetHeader(frame, guestMAC, gatewayMAC, uint16(header.Ethernet(frame).Type())) // lo has none
 			if in.inspect(frame, vnetHeader{flags: vnetNeedsChecksum}, &f) != toUDP || f.datagram.src != client || f.datagram.dst != service || string(f.datagram.payload) != "question" {
 				t.Errorf("the frame to lo has %v -> %v %q", f.datagram.src, f.datagram.dst, f.datagram.payload)
 			}

@@ -98,12 +98,12 @@ func (u *inboundUDP) add(f *inboundFlow) error {
 	return nil
 }
 
-// alias is the other key of a flow to the loopback; a flow to the interface has
-// the same once more.
+// alias is the other key of a flow to the loopback; any other has the same once
+// more.
 func (f *inboundFlow) alias() inboundKey {
 	service := f.key.service
 	for _, s := range f.in.subnets {
-		if s.enabled() && s.child.Is4() == service.Addr().Is4() {
+		if s.enabled() && service.Addr().IsLoopback() && s.child.Is4() == service.Addr().Is4() {
 			service = netip.AddrPortFrom(s.child, service.Port())
 		}
 	}

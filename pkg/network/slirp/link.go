@@ -47,7 +47,8 @@ type link struct {
 	onDatagram func(*datagram) bool // false when it is refused
 	onEcho     func(*datagram)
 	writer     *datagramWriter // of ICMP errors
-	inbound    *inbound        // where frames to the namespace's lo go
+	guests     *guests
+	inbound    *inbound // where frames to the namespace's lo go
 	dispatcher stack.NetworkDispatcher
 
 	// The loop's own: the memory for the next frame, what was found about the last,
@@ -118,6 +119,12 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		l.accepted.Add(1)
 		packet := quotePacket(frame[ethernetSize:])
 		l.writer.writeError(f.datagram.mac, expired(packet.isIPv6), &packet)
+	case toDHCP:
+		l.accepted.Add(1)
+		l.guests.ask(&f.datagram)
+	case toRouter:
+		l.accepted.Add(1)
+		l.guests.solicit(&f.datagram)
 	case toStack:
 		l.accepted.Add(1)
 		if n <= copyBelow {
@@ -176,6 +183,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 
 // writePacket writes one packet with its header.
 func (l *link) writePacket(pkt *stack.PacketBuffer) error {
+	l.writer.putAsker(pkt)
 	dev := l.dev
 	if lo := l.inbound.loopback(pkt); lo != nil {
 		dev = lo

@@ -118,6 +118,7 @@ type Network struct {
 	source       *upstreamSource
 	policy       *policy.Filter
 	outbound     outbound
+	childMAC     macAddr // of the interface
 	log          *slog.Logger
 	engine       atomic.Pointer[engine]   // nil but while Run serves
 	inbound      atomic.Pointer[inbound]  // nil but while Run serves
@@ -148,7 +149,8 @@ func New(o Options) (*Network, error) {
 		outbound:     out,
 		log:          o.Logger,
 	}
-	nic := &network.Interface{Name: o.Ifname, MTU: o.MTU}
+	n.childMAC = newChildMAC()
+	nic := &network.Interface{Name: o.Ifname, MTU: o.MTU, HardwareAddr: net.HardwareAddr(n.childMAC[:]).String()}
 	n.plan = network.Plan{
 		Driver:    DriverName,
 		Namespace: true,
