@@ -188,6 +188,28 @@ func TestRealRootIsServedAndWarned(t *testing.T) {
 	}
 }
 
+func TestAGateRunsInAGate(t *testing.T) {
+	h := testenv.NewHost(t)
+	// Root's ids on the host are not those of root in the outer gate.
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		h.WriteFile(t, file, h.ReadFile(t, file)+"root:500000:65536\n", 0o644)
+	}
+	for name, flags := range map[string][]string{
+		"plain":         {},
+		"network":       {"--net=slirp"},
+		"pid namespace": {"--net=slirp", "--pidns", "--copy-up=/etc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inner := append(append([]string{"gatekit"}, flags...), "sh", "-c", "cat /proc/self/uid_map; echo --; cat /proc/self/gid_map")
+			r := runGate(t, h, append(flags, inner...)...)
+			uids, gids := idMaps(t, r.Stdout)
+			if want := "0 0 1; 1 1 65536"; r.Code != 0 || r.Stderr != "" || uids != want || gids != want {
+				t.Errorf("%v\nwant the maps %q and nothing on stderr", r, want)
+			}
+		})
+	}
+}
+
 func TestSupplementaryGroupsAreKept(t *testing.T) {
 	h := testenv.NewHost(t)
 	h.WriteFile(t, "/srv/group-only", "secret of the group\n", 0o640)

@@ -83,9 +83,9 @@ func TestProgramsThatCannotMapIDsAreRefused(t *testing.T) {
 	}
 }
 
-func TestRealRootDoesWithoutThePrograms(t *testing.T) {
+func TestRootDoesWithoutThePrograms(t *testing.T) {
 	var m idMaps
-	if err := m.findPrograms(caller{name: "root"}, programs{dirs: []string{t.TempDir()}}); err != nil || m.newuidmap != "" {
+	if err := m.findPrograms(caller{name: "root"}, programs{}); err != nil || m.newuidmap != "" {
 		t.Errorf("%q, %v", m.newuidmap, err)
 	}
 }

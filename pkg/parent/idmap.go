@@ -83,12 +83,49 @@ type idMaps struct {
 	uid, gid []IDMap
 
 	// newuidmap and newgidmap are the paths of the programs that write them;
-	// empty writes them directly.
+	// empty writes them directly, as root and for a single id.
 	newuidmap, newgidmap string
 
 	// denySetgroups is what the kernel asks of a caller who writes a gid map
 	// without the capability for it (user_namespaces(7)).
 	denySetgroups bool
+}
+
+// readMap reads a map as the kernel shows it; none where it cannot be read.
+func readMap(path string) []IDMap {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var maps []IDMap
+	for line := range strings.Lines(string(text)) {
+		m, err := ParseIDMap(strings.Join(strings.Fields(line), ":"))
+		if err != nil {
+			return nil
+		}
+		maps = append(maps, m)
+	}
+	return maps
+}
+
+// check finds ids that the kernel will not map, because the caller's user namespace
+// does not have them.
+func (m idMaps) check(c caller) error {
+	for _, kind := range []struct {
+		word      string
+		maps, own []IDMap
+	}{{"user", m.uid, c.uids}, {"group", m.gid, c.gids}} {
+		for _, wanted := range kind.maps {
+			there := slices.ContainsFunc(kind.own, func(own IDMap) bool {
+				return wanted.Outside >= own.Inside && uint64(wanted.Outside)+uint64(wanted.Size) <= uint64(own.Inside)+uint64(own.Size)
+			})
+			if !there && len(kind.own) > 0 {
+				return fmt.Errorf("%s ids %d to %d are not to be had in this user namespace, of a container or another gate, which has %v: name some of those by --uidmap and --gidmap, or use --single-id",
+					kind.word, wanted.Outside, wanted.Outside+wanted.Size-1, kind.own)
+			}
+		}
+	}
+	return nil
 }
 
 // root is the user outside who is root inside.

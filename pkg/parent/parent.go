@@ -97,7 +97,7 @@ type checker interface{ Check() error }
 
 // checkHost finds what would fail on this host, while nothing has been made.
 func (g *gate) checkHost(ctx context.Context) (err error) {
-	caller := currentCaller()
+	caller := currentCaller("/proc")
 	if err := checkUserNamespaces("/proc", caller); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (g *gate) checkHost(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if caller.uid == 0 {
+	if caller.realRoot() {
 		g.o.Logger.Warn("started by root: what runs inside is safer when an unprivileged user starts the gate")
 	}
 	return nil

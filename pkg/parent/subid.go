@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	osuser "os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,15 +23,30 @@ import (
 type caller struct {
 	uid, gid int
 	name     string // as in /etc/passwd; the uid in decimal where there is none
+
+	// uids and gids are the ids that there are for the caller: the maps of its
+	// user namespace. None where /proc does not tell.
+	uids, gids []IDMap
 }
 
-func currentCaller() caller {
+// currentCaller looks at this process. proc is "/proc".
+func currentCaller(proc string) caller {
 	c := caller{uid: os.Geteuid(), gid: os.Getegid()}
+	c.uids, c.gids = readMap(filepath.Join(proc, "self/uid_map")), readMap(filepath.Join(proc, "self/gid_map"))
 	c.name = strconv.Itoa(c.uid)
 	if u, err := osuser.LookupId(c.name); err == nil {
 		c.name = u.Username
 	}
 	return c
+}
+
+// realRoot says whether the caller is root of the host.
+func (c caller) realRoot() bool { return c.uid == 0 && !c.contained() }
+
+// contained says whether the caller is in a user namespace that is not the host's:
+// in a container or another gate.
+func (c caller) contained() bool {
+	return len(c.uids) > 0 && !slices.Equal(c.uids, []IDMap{{0, 0, math.MaxUint32}})
 }
 
 // minSubIDs is the smallest number of subordinate ids with which distributions
@@ -50,6 +68,13 @@ func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 	}
 	m.uid, m.gid = o.UIDMap, o.GIDMap
 	if len(m.uid) > 0 {
+		return m, m.check(c)
+	}
+	if c.uid == 0 && c.contained() && (o.SubIDSource == "" || o.SubIDSource == "auto") {
+		// All ids of its namespace are at root's command, and files that list
+		// subordinate ids may be the host's.
+		m.uid = append([]IDMap{{0, 0, 1}}, inOrder(butRoot(c.uids))...)
+		m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(butRoot(c.gids))...)
 		return m, nil
 	}
 	uids, err := o.subIDs(ctx, c, subuid)
@@ -62,7 +87,22 @@ func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 	}
 	m.uid = append([]IDMap{{0, uint32(c.uid), 1}}, inOrder(uids)...)
 	m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(gids)...)
-	return m, nil
+	return m, m.check(c)
+}
+
+// butRoot are the ids of a user namespace, as ranges, without 0.
+func butRoot(own []IDMap) []user.SubID {
+	var ranges []user.SubID
+	for _, m := range own {
+		r := user.SubID{SubID: int64(m.Inside), Count: int64(m.Size)}
+		if r.SubID == 0 {
+			r.SubID, r.Count = 1, r.Count-1
+		}
+		if r.Count > 0 {
+			ranges = append(ranges, r)
+		}
+	}
+	return ranges
 }
 
 // inOrder maps ids from 1 on to the ranges, one after the other.

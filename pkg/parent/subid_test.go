@@ -89,3 +89,57 @@ func TestGetsubidsOutputIsRead(t *testing.T) {
 		t.Error("an error was read as a range")
 	}
 }
+
+// contained is root of a user namespace that has ids 0 to 65536, all but 1000.
+var contained = caller{name: "root", uids: []IDMap{{0, 1000, 1}, {1, 100000, 999}, {1001, 200000, 64536}}, gids: []IDMap{{0, 1000, 65537}}}
+
+func TestRootOfAUserNamespaceMapsItsIDs(t *testing.T) {
+	m, err := (&Options{}).idMaps(t.Context(), contained)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []IDMap{{0, 0, 1}, {1, 1, 999}, {1000, 1001, 64536}}; !slices.Equal(m.uid, want) {
+		t.Errorf("user ids %v, want %v", m.uid, want)
+	}
+	if want := []IDMap{{0, 0, 1}, {1, 1, 65536}}; !slices.Equal(m.gid, want) {
+		t.Errorf("group ids %v, want %v", m.gid, want)
+	}
+}
+
+func TestIDsThatTheCallerDoesNotHaveAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		maps []IDMap
+		ok   bool
+	}{
+		"all of a range":   {[]IDMap{{0, 0, 1}, {1, 1, 999}}, true},
+		"over a gap":       {[]IDMap{{0, 500, 1000}}, false},
+		"one that is none": {[]IDMap{{0, 1000, 1}}, false},
+		"past the last":    {[]IDMap{{0, 1001, 64537}}, false},
+		"the host's":       {[]IDMap{{0, 165536, 65536}}, false},
+	} {
+		err := idMaps{uid: c.maps}.check(contained)
+		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "--single-id") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := (idMaps{uid: []IDMap{{0, 165536, 65536}}}).check(alice); err != nil {
+		t.Errorf("where /proc does not tell: %v", err)
+	}
+}
+
+func TestRealRootIsToldFromRootOfAUserNamespace(t *testing.T) {
+	for name, c := range map[string]struct {
+		maps string
+		want bool
+	}{
+		"the host's":   {"         0          0 4294967295\n", true},
+		"a gate's":     {"         0       1000          1\n         1     100000      65536\n", false},
+		"not readable": {"", true},
+	} {
+		root := currentCaller(procTree(t, map[string]string{"self/uid_map": c.maps}))
+		root.uid = 0
+		if root.realRoot() != c.want {
+			t.Errorf("%s: %v, of %v", name, root.realRoot(), root.uids)
+		}
+	}
+}
