@@ -84,9 +84,11 @@ func (e *Epoll) Modify(fd int, token uint64, events uint32) error {
 func (e *Epoll) Delete(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0) }
 
 func (e *Epoll) ctl(op, fd int, token uint64, events uint32) error {
-	ev := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
 	var err error
-	if cerr := e.raw.Control(func(efd uintptr) { err = unix.EpollCtl(int(efd), op, fd, &ev) }); cerr != nil {
+	if cerr := e.raw.Control(func(efd uintptr) {
+		ev := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
+		err = unix.EpollCtl(int(efd), op, fd, &ev)
+	}); cerr != nil {
 		return cerr
 	}
 	return os.NewSyscallError("epoll_ctl", err)

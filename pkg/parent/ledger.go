@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,10 +39,10 @@ type ledger struct {
 
 	// turn holds one token, taken by who writes the file.
 	turn chan struct{}
-	// entries are by the ids of the forwards, and auto says that automatic ones are
-	// wanted; the holder of the turn's.
-	entries map[int]entry
-	auto    bool
+	// picked has the ids of the forwards that are for the file, with entry.Picked, and
+	// auto says that automatic ones are wanted; the holder of the turn's.
+	picked map[int]bool
+	auto   bool
 }
 
 // entry is one forward in the file.
@@ -55,7 +56,7 @@ type entry struct {
 var automatic = entry{PortSpec: api.PortSpec{Proto: "auto"}}
 
 func newLedger(driver port.Driver, path string, log *slog.Logger) *ledger {
-	return &ledger{driver: driver, path: path, log: log, turn: make(chan struct{}, 1), entries: map[int]entry{}}
+	return &ledger{driver: driver, path: path, log: log, turn: make(chan struct{}, 1), picked: map[int]bool{}}
 }
 
 // add puts forwards in place, all or none, and saves them.
@@ -80,7 +81,7 @@ func (l *ledger) put(ctx context.Context, wanted []entry) ([]port.Status, error)
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	for i, s := range added {
-		l.entries[s.ID] = entry{api.PortSpec(s.Spec), wanted[i].Picked}
+		l.picked[s.ID] = wanted[i].Picked
 	}
 	return added, nil
 }
@@ -192,15 +193,19 @@ func readPorts(path string) ([]entry, error) {
 func (l *ledger) save() {
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
-	var list []entry
-	there := map[int]entry{}
-	for _, s := range l.driver.List() {
-		if e, ok := l.entries[s.ID]; ok {
-			list = append(list, e)
-			there[s.ID] = e
+	there := l.driver.List()
+	list := make([]entry, 0, len(there)+1)
+	for _, s := range there {
+		if picked, ok := l.picked[s.ID]; ok {
+			list = append(list, entry{api.PortSpec(s.Spec), picked})
 		}
 	}
-	l.entries = there
+	if len(list) < len(l.picked) { // some are gone
+		maps.DeleteFunc(l.picked, func(id int, _ bool) bool {
+			_, ok := slices.BinarySearchFunc(there, id, func(s port.Status, id int) int { return s.ID - id })
+			return !ok
+		})
+	}
 	if l.auto {
 		list = append(list, automatic)
 	}

@@ -66,14 +66,27 @@ func (s Spec) Listens() []netip.Addr {
 // namespace: another address of the host's, where no rule catches it inside,
 // would leave by the network and come back to the forward that sent it.
 func (s Spec) Targets(client Families) []netip.AddrPort {
+	return s.targets(client, make([]netip.AddrPort, 0, maxTargets))
+}
+
+// Target returns the first of Targets.
+func (s Spec) Target(client Families) netip.AddrPort {
+	var some [maxTargets]netip.AddrPort
+	return s.targets(client, some[:0])[0]
+}
+
+// maxTargets is how many Targets there are at most.
+const maxTargets = 3
+
+// targets appends the Targets to those in targets, which has room.
+func (s Spec) targets(client Families, targets []netip.AddrPort) []netip.AddrPort {
 	port := uint16(s.ChildPort)
 	if addr := valid(s.ChildIP); addr.IsValid() {
-		return []netip.AddrPort{netip.AddrPortFrom(addr, port)}
+		return append(targets, netip.AddrPortFrom(addr, port))
 	}
 	v4 := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 	v6 := netip.AddrPortFrom(netip.IPv6Loopback(), port)
 	_, allowed, _ := s.proto()
-	targets := make([]netip.AddrPort, 0, 3)
 	if addr := valid(s.ParentIP); addr.IsLoopback() && addr != v4.Addr() && addr != v6.Addr() {
 		targets = append(targets, netip.AddrPortFrom(addr, port))
 	}

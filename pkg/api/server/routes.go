@@ -145,10 +145,37 @@ func (s *Server) answer(h handler) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		// It fails when the caller is gone.
-		if err := json.NewEncoder(w).Encode(value); err != nil {
+		if err := encode(w, value); err != nil {
 			s.o.Logger.Debug("API: answer", "call", r.Method+" "+r.URL.Path, "error", err)
 		}
 	})
+}
+
+// encode writes a value as JSON. A list of forwards, which may be long, is written
+// one by one, for the encoder would keep a buffer of its length.
+func encode(w io.Writer, value any) error {
+	list, ok := value.([]api.PortStatus)
+	if !ok {
+		return json.NewEncoder(w).Encode(value)
+	}
+	var one bytes.Buffer
+	encoder := json.NewEncoder(&one)
+	for i, status := range list {
+		one.Reset()
+		one.WriteByte("[,"[min(i, 1)])
+		if err := encoder.Encode(status); err != nil {
+			return err
+		}
+		if _, err := w.Write(bytes.TrimSuffix(one.Bytes(), []byte("\n"))); err != nil {
+			return err
+		}
+	}
+	end := "]\n"
+	if len(list) == 0 {
+		end = "[]\n"
+	}
+	_, err := io.WriteString(w, end)
+	return err
 }
 
 // wireError gives an error its code.

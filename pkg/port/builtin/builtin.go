@@ -300,7 +300,7 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 		return nil, err
 	}
 	defer end()
-	bounds, err := bindAll(specs, d.List(), d.keepAlive)
+	bounds, err := bindAll(specs, d.List, d.keepAlive)
 	if err != nil {
 		return nil, err
 	}

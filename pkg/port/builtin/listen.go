@@ -49,7 +49,7 @@ func (b bound) close() {
 
 // bindAll binds the sockets of all specs, or none. Free ports are picked last,
 // so that they are not those of another spec.
-func bindAll(specs []port.Spec, taken []port.Status, keepAlive linux.KeepAlive) (_ []bound, err error) {
+func bindAll(specs []port.Spec, taken func() []port.Status, keepAlive linux.KeepAlive) (_ []bound, err error) {
 	bounds := make([]bound, len(specs))
 	defer func() {
 		if err != nil {
@@ -64,7 +64,7 @@ func bindAll(specs []port.Spec, taken []port.Status, keepAlive linux.KeepAlive) 
 				continue
 			}
 			if bounds[i], err = bind(spec, keepAlive); err != nil {
-				return nil, explain(spec, err, taken, specs[:i])
+				return nil, explain(spec, err, taken(), specs[:i])
 			}
 		}
 	}

@@ -151,25 +151,40 @@ func (h *hostAddrs) read() {
 // where detours have been taken.
 func (d *Driver) statusOf(fw *forward) port.Status {
 	status := fw.status
-	listens := status.Spec.Listens()
-	kept := 0
-	for _, addr := range listens {
-		target := status.Spec.Targets(familyOf(addr))[0].Addr()
-		// Who comes to a loopback is the host, and a neighbour's address has its link.
-		if d.opts.Opener != nil && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() &&
-			target.Is4() == addr.Is4() && d.opts.Opener.Reaches(target) {
-			kept++
-		}
+	kept, listens := 0, 0
+	for _, l := range fw.listeners {
+		kept += d.keeps(status.Spec, l.family)
+		listens++
+	}
+	for _, s := range fw.sockets {
+		kept += d.keeps(status.Spec, s.family)
+		listens++
 	}
 	switch {
 	case kept == 0:
 		status.SourceIP = port.SourceIPOff
-	case kept < len(listens) || fw.detours.any():
+	case kept < listens || fw.detours.any():
 		status.SourceIP = port.SourceIPPartly
 	default:
 		status.SourceIP = port.SourceIPPreserve
 	}
 	return status
+}
+
+// keeps is 1 when clients of a family keep their addresses, and else 0. Those who
+// come to a loopback address are the host itself, and those who come to a link-local
+// one are on a link that the namespace does not have.
+func (d *Driver) keeps(spec port.Spec, family port.Families) int {
+	var at netip.Addr // every address
+	if spec.ParentIP != "" {
+		at, _ = netip.ParseAddr(spec.ParentIP) // of a valid spec
+	}
+	target := spec.Target(family).Addr()
+	if d.opts.Opener != nil && !at.IsLoopback() && !at.IsLinkLocalUnicast() &&
+		familyOf(target) == family && d.opts.Opener.Reaches(target) {
+		return 1
+	}
+	return 0
 }
 
 // detours are the clients of a forward whose address could not be kept lately.
