@@ -26,7 +26,8 @@ package linux
 //
 //	caller   fork ----------------------------------------------- wait
 //	            \ first: setns; clone(CLONE_PARENT); tell its pid; exit
-//	                               \ second: ids, directory, pdeathsig, execveat
+//	                               \ second: ids, directory, pdeathsig, descriptors,
+//	                                         execveat
 //
 // CLONE_PARENT makes the second a child of the caller, which can wait for it
 // and so sees it stop and end like any other.
@@ -40,7 +41,10 @@ package linux
 //
 // setns takes all namespaces at once from a pidfd, so that they are those of one
 // process for sure (Linux 5.8). The kernel joins the user namespace first and
-// with it grants the capabilities that the others ask for.
+// with it grants the capabilities that the others ask for. Namespaces that no
+// process is in are joined by their files, one after the other, in that order
+// too. New namespaces are the second copy's: clone makes them, owned by the user
+// namespace that the first has joined.
 //
 // Limits: the program is executed by descriptor; scripts, which the kernel hands
 // to their interpreter by path, do not work.
@@ -53,7 +57,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
-	"unsafe"
+	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
 )
@@ -69,12 +73,20 @@ func runtimeAfterForkInChild()
 
 // Entry says what to start, and where.
 type Entry struct {
-	// Target is the process whose namespaces are joined.
+	// Target is the process whose namespaces are joined. nil joins those of
+	// Files.
 	Target *Process
 
 	// Namespaces are the CLONE_NEW* flags of those that are joined; 0 joins
 	// none.
 	Namespaces int
+
+	// Files are namespaces that are joined, in this order, where there is no
+	// Target. The first is a user namespace.
+	Files []*os.File
+
+	// New are the CLONE_NEW* flags of namespaces that are made for the program.
+	New uintptr
 
 	// DropGroups empties the list of supplementary groups.
 	DropGroups bool
@@ -89,16 +101,22 @@ type Entry struct {
 	// Args are the program's arguments, the zeroth included, and Env its
 	// environment.
 	Args, Env []string
+
+	// Inherit are the program's descriptors from 3 on.
+	Inherit []*os.File
+
+	// Outlive lets the program live on when the thread that called Start ends.
+	Outlive bool
 }
 
 // Start starts the program in the namespaces, in the caller's session and
-// process group, with descriptors 0 to 2 and whatever else is not
-// close-on-exec. If a user namespace is joined, it has user and group 0 there,
+// process group, with descriptors 0 to 2, those of Inherit, and whatever else is
+// not close-on-exec. If a user namespace is joined, it has user and group 0 there,
 // where these are mapped, and with them all capabilities.
 //
-// The program is a child of the caller and gets SIGKILL when the thread that
-// called Start ends: the caller has locked it, and keeps it until the program
-// has ended.
+// The program is a child of the caller. Without Outlive it gets SIGKILL when the
+// thread that called Start ends: the caller has locked it, and keeps it until the
+// program has ended.
 func (e Entry) Start() (pid int, err error) {
 	self, err := OpenProcess(os.Getpid())
 	if err != nil {
@@ -115,15 +133,17 @@ func (e Entry) Start() (pid int, err error) {
 		w.Close()
 		return 0, err
 	}
+	defer f.closeHigh()
 	syscall.ForkLock.Lock() // no descriptor is between its making and FD_CLOEXEC
 	first, errno := f.fork()
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(e)
 	w.Close()
+	f.closeHigh() // the copies have theirs; the end of the pipe must be the last
 	if errno != 0 {
 		return 0, fmt.Errorf("clone: %w", errno)
 	}
-	pid, err = readReports(r, e.Target.PID)
+	pid, err = e.readReports(r)
 	if _, _, werr := Wait(first); werr != nil && err == nil {
 		err = werr
 	}
@@ -140,7 +160,7 @@ func (e Entry) Start() (pid int, err error) {
 
 // readReports reads what the copies say until the program runs, and returns its
 // pid. With an error there is a pid as well if the second copy had begun.
-func readReports(r io.Reader, target int) (pid int, err error) {
+func (e Entry) readReports(r io.Reader) (pid int, err error) {
 	for {
 		var rec report
 		switch rerr := binary.Read(r, binary.NativeEndian, &rec); {
@@ -156,11 +176,12 @@ func readReports(r io.Reader, target int) (pid int, err error) {
 		case stepStarted:
 			pid = int(rec.PID)
 		case stepSetns:
+			err = fmt.Errorf("join the namespaces of process %d: setns: %w", e.Target.PID, errno)
 			if errno == unix.EINVAL || errno == unix.EBADF {
-				err = fmt.Errorf("join the namespaces of process %d: setns: %w (Linux 5.8 or newer is needed)", target, errno)
-			} else {
-				err = fmt.Errorf("join the namespaces of process %d: setns: %w", target, errno)
+				err = fmt.Errorf("%w (Linux 5.8 or newer is needed)", err)
 			}
+		case stepJoin:
+			err = fmt.Errorf("join the namespace %s: setns: %w", e.Files[rec.PID].Name(), errno)
 		default:
 			err = fmt.Errorf("%s: %w", stepNames[rec.Step], errno)
 		}
@@ -172,12 +193,14 @@ const (
 	stepStarted = iota
 	stepDumpable
 	stepSetns
+	stepJoin
 	stepClone
 	stepGroups
 	stepGID
 	stepUID
 	stepChdir
 	stepDeathSignal
+	stepDescriptors
 	stepExec
 )
 
@@ -189,10 +212,12 @@ var stepNames = [...]string{
 	stepUID:         "setresuid",
 	stepChdir:       "chdir /",
 	stepDeathSignal: "prctl(PR_SET_PDEATHSIG)",
+	stepDescriptors: "dup3",
 	stepExec:        "execveat",
 }
 
-// report is one record on the pipe.
+// report is one record on the pipe. PID is that of the second copy or, with
+// stepJoin, which file it was.
 type report struct {
 	Step, Errno, PID uint32
 }
@@ -200,6 +225,9 @@ type report struct {
 // forked is all that the copies need, as the system calls take it.
 type forked struct {
 	target, namespaces uintptr
+	files              []uintptr
+	made               uintptr // flags of new namespaces
+	inherit            []uintptr
 	self               uintptr // a pidfd of the caller
 	pipe               uintptr
 	program            uintptr
@@ -207,6 +235,8 @@ type forked struct {
 	argv, envv         []*byte
 	dropGroups         bool
 	becomeRoot         bool
+	outlive            bool
+	high               []int // descriptors of Start's own
 
 	// Written by the copies alone, each in its own memory.
 	report report
@@ -216,17 +246,23 @@ type forked struct {
 
 func (e Entry) prepare(self *Process, pipe *os.File) (*forked, error) {
 	f := &forked{
-		target:     e.Target.file.Fd(),
 		namespaces: uintptr(e.Namespaces),
 		self:       self.file.Fd(),
 		pipe:       pipe.Fd(),
 		program:    e.Program.Fd(),
+		made:       e.New,
 		dropGroups: e.DropGroups,
-		becomeRoot: e.Namespaces&unix.CLONE_NEWUSER != 0,
+		becomeRoot: e.Namespaces&unix.CLONE_NEWUSER != 0 || len(e.Files) > 0,
+		outlive:    e.Outlive,
 		root:       &[]byte("/\x00")[0],
 		empty:      &[]byte("\x00")[0],
 	}
-	f.poll = unix.PollFd{Fd: int32(f.self), Events: unix.POLLIN}
+	if e.Target != nil {
+		f.target = e.Target.file.Fd()
+	}
+	for _, file := range e.Files {
+		f.files = append(f.files, file.Fd())
+	}
 	var err error
 	if f.dir, err = unix.BytePtrFromString(e.Dir); err != nil {
 		return nil, fmt.Errorf("chdir %q: %w", e.Dir, err)
@@ -237,172 +273,65 @@ func (e Entry) prepare(self *Process, pipe *os.File) (*forked, error) {
 	if f.envv, err = syscall.SlicePtrFromStrings(e.Env); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
+	if err := f.moveUp(e.Inherit); err != nil {
+		f.closeHigh()
+		return nil, err
+	}
+	f.poll = unix.PollFd{Fd: int32(f.self), Events: unix.POLLIN}
 	return f, nil
 }
 
-// fork makes the first copy, which does not return. See the rules at the top of
-// this file.
-//
-//go:noinline
-//go:norace
-func (f *forked) fork() (pid int, errno syscall.Errno) {
-	runtimeBeforeFork()
-	n, errno := rawClone(uintptr(unix.SIGCHLD))
-	if errno != 0 || n != 0 {
-		runtimeAfterFork()
-		return int(n), errno
+// moveUp copies the descriptors that the second copy uses to numbers above those
+// that the program inherits, where it does not overwrite them.
+func (f *forked) moveUp(inherit []*os.File) error {
+	if len(inherit) == 0 {
+		return nil
 	}
-
-	// The first copy.
-	if errno := untraceable(); errno != 0 {
-		f.fail(stepDumpable, errno)
+	above := func(fd uintptr) (uintptr, error) {
+		n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, firstInherited+len(inherit))
+		if err != nil {
+			return 0, os.NewSyscallError("fcntl(F_DUPFD_CLOEXEC)", err)
+		}
+		f.high = append(f.high, n)
+		return uintptr(n), nil
 	}
-	if errno := f.join(); errno != 0 {
-		f.fail(stepSetns, errno)
-	}
-	n, errno = rawClone(unix.CLONE_PARENT | uintptr(unix.SIGCHLD))
-	if errno != 0 {
-		f.fail(stepClone, errno)
-	}
-	if n != 0 {
-		f.tell(stepStarted, 0, uint32(n))
-		exit(0)
-	}
-
-	// The second copy.
-	if step, errno := f.changeIDs(); errno != 0 {
-		f.fail(step, errno)
-	}
-	if errno := f.changeDir(); errno != 0 {
-		f.fail(stepChdir, errno)
-	}
-	if errno := f.dieWithCaller(); errno != 0 {
-		f.fail(stepDeathSignal, errno)
-	}
-	runtimeAfterForkInChild()
-	f.fail(stepExec, f.execute())
-	return 0, 0
-}
-
-// untraceable keeps processes without rights outside from tracing the copies.
-//
-//go:nosplit
-//go:norace
-func untraceable() syscall.Errno {
-	_, _, errno := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
-	return errno
-}
-
-//go:nosplit
-//go:norace
-func (f *forked) join() syscall.Errno {
-	if f.namespaces == 0 {
-		return 0
-	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, f.target, f.namespaces, 0)
-	return errno
-}
-
-// changeIDs drops groups and becomes root, where there is a root and dropping is
-// not denied.
-//
-//go:nosplit
-//go:norace
-func (f *forked) changeIDs() (step uint32, errno syscall.Errno) {
-	if f.dropGroups {
-		_, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)
-		if errno != 0 && errno != unix.EPERM { // denied in this user namespace
-			return stepGroups, errno
+	var err error
+	for _, fd := range []*uintptr{&f.self, &f.pipe, &f.program} {
+		if *fd, err = above(*fd); err != nil {
+			return err
 		}
 	}
-	if !f.becomeRoot {
-		return 0, 0
+	for _, file := range inherit {
+		fd, err := above(file.Fd())
+		if err != nil {
+			return err
+		}
+		f.inherit = append(f.inherit, fd)
 	}
-	_, _, errno = syscall.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0)
-	if errno != 0 && errno != unix.EINVAL { // not mapped
-		return stepGID, errno
-	}
-	_, _, errno = syscall.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0)
-	if errno != 0 && errno != unix.EINVAL {
-		return stepUID, errno
-	}
-	return 0, 0
+	return nil
 }
 
-//go:nosplit
-//go:norace
-func (f *forked) changeDir() syscall.Errno {
-	_, _, errno := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.dir)), 0, 0)
-	if errno != 0 {
-		_, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(f.root)), 0, 0)
+// firstInherited is the number of the first descriptor of Entry.Inherit.
+const firstInherited = 3
+
+// closeHigh closes the copies of moveUp.
+func (f *forked) closeHigh() {
+	for _, fd := range f.high {
+		unix.Close(fd)
 	}
-	return errno
+	f.high = nil
 }
 
-// dieWithCaller asks for SIGKILL when the caller's thread ends. A change of ids
-// clears that, so it comes after it. The caller may be gone by now, and then
-// there will be no signal; getppid(2) does not tell inside a pid namespace, but
-// a pidfd does.
-//
-//go:nosplit
-//go:norace
-func (f *forked) dieWithCaller() syscall.Errno {
-	_, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&f.poll)), 1, uintptr(unsafe.Pointer(&f.now)), 0, 0, 0)
-	if errno == 0 && n == 1 {
-		exit(1)
-	}
-	return errno
-}
-
-//go:nosplit
-//go:norace
-func (f *forked) execute() syscall.Errno {
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, f.program,
-		uintptr(unsafe.Pointer(f.empty)),
-		uintptr(unsafe.Pointer(&f.argv[0])),
-		uintptr(unsafe.Pointer(&f.envv[0])),
-		unix.AT_EMPTY_PATH, 0)
-	return errno
-}
-
-// rawClone is clone(2) without a new stack: a fork.
-//
-//go:nosplit
-//go:norace
-func rawClone(flags uintptr) (uintptr, syscall.Errno) {
-	if runtime.GOARCH == "s390x" {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, 0, flags, 0, 0, 0, 0)
-		return n, errno
-	}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, 0, 0, 0, 0)
-	return n, errno
-}
-
-// fail reports a failure and ends the copy.
-//
-//go:nosplit
-//go:norace
-func (f *forked) fail(step uint32, errno syscall.Errno) {
-	f.tell(step, errno, 0)
-	exit(1)
-}
-
-//go:nosplit
-//go:norace
-func (f *forked) tell(step uint32, errno syscall.Errno, pid uint32) {
-	f.report.Step, f.report.Errno, f.report.PID = step, uint32(errno), pid
-	syscall.RawSyscall(unix.SYS_WRITE, f.pipe, uintptr(unsafe.Pointer(&f.report)), unsafe.Sizeof(f.report))
-}
-
-//go:nosplit
-//go:norace
-func exit(code uintptr) {
-	for {
-		syscall.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+// LowerFileLimit is RestoreFileLimit for a while: until the function that it
+// returns is called.
+func LowerFileLimit() (restore func()) {
+	var raised syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &raised)
+	RestoreFileLimit()
+	return func() {
+		if err == nil {
+			_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) // it was so before
+		}
 	}
 }
 

@@ -21,23 +21,48 @@ type UserNamespace struct {
 // OpenUserNamespace opens the user namespace of the process pid; 0 means the
 // caller's own.
 func OpenUserNamespace(pid int) (*UserNamespace, error) {
+	name := "self"
+	if pid != 0 {
+		name = strconv.Itoa(pid)
+	}
+	return openUserNamespace(func(u *UserNamespace) (*os.File, error) { return u.open(name) })
+}
+
+// OpenUserNamespaceFile opens the user namespace that is bound to path.
+func OpenUserNamespaceFile(path string) (*UserNamespace, error) {
+	return openUserNamespace(func(*UserNamespace) (*os.File, error) { return os.Open(path) })
+}
+
+// openUserNamespace opens the namespace that open opens.
+func openUserNamespace(open func(*UserNamespace) (*os.File, error)) (*UserNamespace, error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
 	}
 	u := &UserNamespace{proc: proc}
-	name := "self"
-	if pid != 0 {
-		name = strconv.Itoa(pid)
-	}
-	if u.file, err = u.open(name); err == nil {
-		u.id, err = u.identify(name)
-	}
-	if err != nil {
+	if u.file, err = open(u); err != nil {
 		u.Close()
 		return nil, err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(u.file.Fd()), &st); err != nil {
+		u.Close()
+		return nil, &os.PathError{Op: "fstat", Path: u.file.Name(), Err: err}
+	}
+	u.id = idOf(&st)
 	return u, nil
+}
+
+// Processes lists the ids of the living processes in the namespace and in those
+// nested in it, but for the caller.
+func (u *UserNamespace) Processes() ([]int, error) {
+	members, err := u.members()
+	var pids []int
+	for _, m := range members {
+		pids = append(pids, m.pid)
+		m.close()
+	}
+	return pids, err
 }
 
 // namespaceID is what tells namespaces apart (namespaces(7)).
@@ -155,11 +180,11 @@ func (u *UserNamespace) members() ([]member, error) {
 
 // member is a process held by a pidfd, so that its number cannot come to mean
 // another (pidfd_open(2)).
-type member struct{ pidfd int }
+type member struct{ pid, pidfd int }
 
 func openMember(pid int) (member, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
-	return member{fd}, os.NewSyscallError("pidfd_open", err)
+	return member{pid, fd}, os.NewSyscallError("pidfd_open", err)
 }
 
 // kill sends SIGKILL. The one error that matters, a process that is gone, is no
