@@ -26,7 +26,7 @@ import (
 type Driver interface {
 	// Plan tells the child half what to set up. It does not change during the
 	// life of the driver, but for Search and Options, where the driver can be
-	// followed (slirp's Follow).
+	// followed (slirp's Follow), and for what a driver's Check finds out.
 	Plan() Plan
 
 	// Info describes the driver for the API.
@@ -43,7 +43,7 @@ type Driver interface {
 // Plan is what the child half of a driver does. It crosses the handshake as
 // JSON, so it holds values only.
 type Plan struct {
-	// Driver names the child half: "host", "none", "slirp".
+	// Driver names the child half: "host", "none", "slirp", "hostnic".
 	Driver string `json:"driver"`
 
 	// Namespace says whether the gate gets a network namespace of its own.

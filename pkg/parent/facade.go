@@ -30,7 +30,7 @@ func (f facade) Info() api.Info {
 		Name:       f.g.o.Name,
 		PID:        os.Getpid(),
 		StateDir:   f.g.dir.Path(),
-		ChildPID:   f.g.child.cmd.Process.Pid,
+		ChildPID:   f.g.child.Pid,
 		NetworkDriver: api.NetworkDriver{
 			Driver:         n.Driver,
 			DNS:            n.DNS,

@@ -128,8 +128,12 @@ func (m idMaps) check(c caller) error {
 	return nil
 }
 
-// root is the user outside who is root inside.
+// root is the user outside who is root inside. In a user namespace that was joined
+// it is the caller, to whom that belongs.
 func (m idMaps) root() uint32 {
+	if len(m.uid) == 0 {
+		return uint32(os.Geteuid())
+	}
 	i := slices.IndexFunc(m.uid, func(r IDMap) bool { return r.Inside == 0 })
 	return m.uid[i].Outside // there is one: see validateMaps
 }
@@ -138,8 +142,12 @@ func (m idMaps) root() uint32 {
 // service that does not answer.
 const mapTimeout = 30 * time.Second
 
-// write maps the ids of the process pid, both kinds at once.
+// write maps the ids of the process pid, both kinds at once. The zero value has
+// none to map.
 func (m idMaps) write(ctx context.Context, pid int) error {
+	if len(m.uid) == 0 {
+		return nil
+	}
 	if m.denySetgroups {
 		if err := os.WriteFile(fmt.Sprintf("/proc/%d/setgroups", pid), []byte("deny"), 0); err != nil {
 			return fmt.Errorf("deny setgroups: %w", err)

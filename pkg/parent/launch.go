@@ -15,54 +15,106 @@ import (
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/child"
+	"github.com/gatekit/gatekit/pkg/network"
 )
 
 // process is the child, as the parent holds it.
 type process struct {
-	cmd   *exec.Cmd
+	*os.Process
+	state *os.ProcessState // how it ended
 	users *linux.UserNamespace
-	ended chan struct{} // closed when it was waited for
+	ended chan struct{} // closed when it was waited for; then there is a state
 	pidNS bool
 }
 
 // launch executes this program again, in new namespaces, as the child. The child
 // holds the ambient capabilities of its user namespace, so that it can work
-// before, and while, its ids are mapped: one execution is enough.
-func launch(o *Options) (*process, *handshake.Conn, error) {
+// before, and while, its ids are mapped: one execution is enough. It is started in
+// the namespaces of joined, where there are any; ids are mapped there.
+func launch(o *Options, joined *network.Namespaces) (*process, *handshake.Conn, error) {
 	conn, theirs, err := handshake.Pair()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer theirs.Close()
+	p := &process{ended: make(chan struct{}), pidNS: o.PIDNS}
+	files := append([]*os.File{theirs}, o.ListenFiles...)
+	if joined == nil {
+		p.Process, err = start(o, files)
+	} else {
+		p.Process, err = startIn(o, joined, files)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	go func() {
+		p.state, _ = p.Wait() // a child of ours that nobody else waits for
+		close(p.ended)
+	}()
+	if p.users, err = linux.OpenUserNamespace(p.Pid); err != nil {
+		conn.Close()
+		_ = p.Kill() // it may have ended by itself
+		<-p.ended
+		return nil, nil, fmt.Errorf("the child ended at once: %w", err)
+	}
+	return p, conn, nil
+}
+
+// start starts the child in new namespaces, with these descriptors from 3 on.
+func start(o *Options, files []*os.File) (*os.Process, error) {
 	cmd := exec.Command("/proc/self/exe", o.ChildArgs...)
 	cmd.Args[0] = child.Name
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = o.Env
-	cmd.ExtraFiles = append([]*os.File{theirs}, o.ListenFiles...)
+	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  o.cloneFlags(),
 		AmbientCaps: linux.AllCapabilities(),
 	}
 	if err := cmd.Start(); err != nil {
-		conn.Close()
 		var path *os.PathError
 		if errors.As(err, &path) {
 			err = path.Err
 		}
-		return nil, nil, explainNamespaces(fmt.Errorf("make namespaces: %w", err), "/proc")
+		return nil, explainNamespaces(fmt.Errorf("make namespaces: %w", err), "/proc")
 	}
-	p := &process{cmd: cmd, ended: make(chan struct{}), pidNS: o.PIDNS}
-	go func() {
-		_ = cmd.Wait() // how it ended is in cmd.ProcessState
-		close(p.ended)
-	}()
-	if p.users, err = linux.OpenUserNamespace(cmd.Process.Pid); err != nil {
-		conn.Close()
-		_ = cmd.Process.Kill() // it may have ended by itself
-		<-p.ended
-		return nil, nil, fmt.Errorf("the child ended at once: %w", err)
+	return cmd.Process, nil
+}
+
+// startIn starts the child in namespaces that are there, and in new ones besides.
+// The kernel gives all capabilities to who joins a user namespace of its own, and
+// execve leaves them to root, which the child is there.
+func startIn(o *Options, joined *network.Namespaces, files []*os.File) (*os.Process, error) {
+	self, err := linux.OpenPath("/proc/self/exe")
+	if err != nil {
+		return nil, err
 	}
-	return p, conn, nil
+	defer self.Close()
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "/"
+	}
+	const made = unix.CLONE_NEWUSER | unix.CLONE_NEWNET
+	restore := linux.LowerFileLimit()
+	pid, err := linux.Entry{
+		Files:   []*os.File{joined.User, joined.Net},
+		New:     o.cloneFlags() &^ made,
+		Dir:     dir,
+		Program: self,
+		Args:    append([]string{child.Name}, o.ChildArgs...),
+		Env:     o.Env,
+		Inherit: files,
+		Outlive: true, // it sees the end of the handshake
+	}.Start()
+	restore()
+	if errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("%w: the kernel lets only the user in to whom the namespaces belong", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.FindProcess(pid)
 }
 
 // cloneFlags are the namespaces to make.
@@ -116,7 +168,7 @@ func environment(env []string, stateDir string) []string {
 // end kills the child and all that lives in its user namespace, and waits for
 // it.
 func (p *process) end() error {
-	_ = p.cmd.Process.Kill() // it may have ended by itself
+	_ = p.Kill() // it may have ended by itself
 	<-p.ended
 	defer p.users.Close()
 	if p.pidNS {
@@ -135,7 +187,7 @@ func (p *process) death(patience time.Duration) error {
 	case <-timeout.C:
 		return errors.New("the child left the parent and did not end: something inside has changed it")
 	}
-	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status := p.state.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return fmt.Errorf("the child was killed by %s", unix.SignalName(status.Signal()))
 	}

@@ -168,6 +168,9 @@ func (o *Options) validate() error {
 
 func (o *Options) validateNetwork() error {
 	plan := o.Network.Plan()
+	if _, ok := o.Network.(network.Joiner); ok && o.DetachNetns {
+		return fmt.Errorf("--detach-netns cannot go with --net=%s: its network namespace is kept already", plan.Driver)
+	}
 	if o.DetachNetns && !plan.Namespace {
 		return fmt.Errorf("--detach-netns needs a network of its own: --net=%s has none; use --net=slirp or --net=none", plan.Driver)
 	}
@@ -191,7 +194,16 @@ func (o *Options) validateNetwork() error {
 	return nil
 }
 
+// mapsIDs says whether the user namespace is made for this gate.
+func (o *Options) mapsIDs() bool {
+	j, ok := o.Network.(network.Joiner)
+	return !ok || j.MapsIDs()
+}
+
 func (o *Options) validateIDs() error {
+	if !o.mapsIDs() && (o.SingleID || len(o.UIDMap)+len(o.GIDMap) > 0) {
+		return fmt.Errorf("--single-id, --uidmap and --gidmap cannot go with --net=%s: ids are mapped by who has made its user namespace", o.Network.Plan().Driver)
+	}
 	if o.SingleID && len(o.UIDMap)+len(o.GIDMap) > 0 {
 		return errors.New("--single-id maps the caller alone: it cannot go with --uidmap and --gidmap")
 	}

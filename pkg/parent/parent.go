@@ -98,11 +98,13 @@ type checker interface{ Check() error }
 // checkHost finds what would fail on this host, while nothing has been made.
 func (g *gate) checkHost(ctx context.Context) (err error) {
 	caller := currentCaller("/proc")
-	if err := checkUserNamespaces("/proc", caller); err != nil {
-		return err
-	}
-	if g.ids, err = g.o.idMaps(ctx, caller); err != nil {
-		return err
+	if g.o.mapsIDs() {
+		if err := checkUserNamespaces("/proc", caller); err != nil {
+			return err
+		}
+		if g.ids, err = g.o.idMaps(ctx, caller); err != nil {
+			return err
+		}
 	}
 	if c, ok := g.o.Network.(checker); ok {
 		if err := c.Check(); err != nil {
@@ -146,11 +148,22 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 		}
 	}
 	g.o.Env = environment(env, g.dir.Path())
+	var joined *network.Namespaces
+	if j, ok := g.o.Network.(network.Joiner); ok {
+		if joined, err = j.Join(ctx, g.ids.write); err != nil {
+			return exit, err
+		}
+		defer func() { err = errors.Join(err, joined.Leave()) }()
+		if joined.Shared {
+			g.o.PIDNS, g.o.Reaper = true, &g.o.PIDNS
+		}
+		g.ids = idMaps{} // they are mapped
+	}
 	var conn *handshake.Conn
-	if g.child, conn, err = launch(g.o); err != nil {
+	if g.child, conn, err = launch(g.o, joined); err != nil {
 		return exit, err
 	}
-	g.o.Logger.Debug("the child runs in its namespaces", "pid", g.child.cmd.Process.Pid, "stateDir", g.dir.Path())
+	g.o.Logger.Debug("the child runs in its namespaces", "pid", g.child.Pid, "stateDir", g.dir.Path())
 	moveBack := func() {} // once the child is gone
 	defer func() { moveBack() }()
 	g.session = newSession(conn, g.o.Stopped)
@@ -159,7 +172,7 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 		g.session.close()
 	}()
 	if name := g.o.EvacuateCgroup2; name != "" {
-		moveBack, err = evacuateCgroup2(g.o.Logger, name, os.Getpid(), g.child.cmd.Process.Pid)
+		moveBack, err = evacuateCgroup2(g.o.Logger, name, os.Getpid(), g.child.Pid)
 		if err != nil {
 			return exit, err
 		}
@@ -284,7 +297,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 	if err := g.startAPI(ctx, parts); err != nil {
 		return err
 	}
-	if err := g.dir.SetChildPID(g.child.cmd.Process.Pid); err != nil {
+	if err := g.dir.SetChildPID(g.child.Pid); err != nil {
 		return err
 	}
 	g.o.Logger.Debug("the command may run", "command", g.o.Command)
@@ -299,7 +312,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 
 // mapIDs maps the child's ids and tells it so.
 func (g *gate) mapIDs(ctx context.Context) error {
-	if err := g.ids.write(ctx, g.child.cmd.Process.Pid); err != nil {
+	if err := g.ids.write(ctx, g.child.Pid); err != nil {
 		if ctx.Err() != nil {
 			return nil // the end of the gate, not its cause
 		}

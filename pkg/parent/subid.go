@@ -77,17 +77,23 @@ func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 		m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(butRoot(c.gids))...)
 		return m, nil
 	}
-	uids, err := o.subIDs(ctx, c, subuid)
+	return m, m.addSubIDs(ctx, o.SubIDSource, c)
+}
+
+// addSubIDs maps 0 to the caller, and from 1 on all subordinate ids. It refuses those
+// that are not to be had here.
+func (m *idMaps) addSubIDs(ctx context.Context, source string, c caller) error {
+	uids, err := subIDs(ctx, source, c, subuid)
 	if err != nil {
-		return m, err
+		return err
 	}
-	gids, err := o.subIDs(ctx, c, subgid)
+	gids, err := subIDs(ctx, source, c, subgid)
 	if err != nil {
-		return m, err
+		return err
 	}
 	m.uid = append([]IDMap{{0, uint32(c.uid), 1}}, inOrder(uids)...)
 	m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(gids)...)
-	return m, m.check(c)
+	return m.check(c)
 }
 
 // butRoot are the ids of a user namespace, as ranges, without 0.
@@ -130,8 +136,7 @@ var (
 )
 
 // subIDs finds the caller's ranges, in the order in which they are listed.
-func (o *Options) subIDs(ctx context.Context, c caller, kind subKind) ([]user.SubID, error) {
-	source := o.SubIDSource
+func subIDs(ctx context.Context, source string, c caller, kind subKind) ([]user.SubID, error) {
 	if source == "" || source == "auto" {
 		source = autoSource("/etc/nsswitch.conf")
 	}
