@@ -15,6 +15,7 @@
 //	kill_test.go        SIGKILL at random moments
 //	network_*_test.go   the network: TCP, UDP, ICMP, DNS, policy, options, modes
 //	persona_test.go     our programs under RootlessKit's names
+//	hostnic_*_test.go   network cards: lending, giving back, gates on them
 //	ports_*_test.go     forwards: reach, source addresses, changes, restoring
 //	gatectl_*_test.go   what gatectl prints, finds and joins
 //	api_*_test.go       the API against its document

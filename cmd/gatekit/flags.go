@@ -69,13 +69,13 @@ func flags(p persona.Persona) []cli.Flag {
 	}
 	portDriver := "port `DRIVER`: builtin or none"
 	if p.PortDriver == "" {
-		portDriver += " (default: builtin with --net=slirp, else none)"
+		portDriver += " (default: builtin with --net=slirp and hostnic, else none)"
 	}
 	all := []cli.Flag{
 		&cli.StringFlag{Category: state, Name: "state-dir", Usage: "`DIR` for the files of this gate (default: a new directory under $XDG_RUNTIME_DIR/gatekit)"},
 		&cli.StringFlag{Category: state, Name: "name", Usage: "a `NAME` for gatectl --gate"},
 
-		&cli.StringFlag{Category: network, Name: "net", Value: "host", Usage: "network `DRIVER`: host, none or slirp"},
+		&cli.StringFlag{Category: network, Name: "net", Value: "host", Usage: "network `DRIVER`: host, none, slirp or hostnic"},
 		mtu,
 		&cli.StringFlag{Category: network, Name: "cidr", Usage: "IPv4 `NETWORK`: the child is .100, the gateway .2, the DNS .3 (default: 10.0.2.0/24, or the next that the host does not use)"},
 		&cli.StringFlag{Category: network, Name: "cidr6", Usage: "IPv6 `NETWORK`: the child is ::100, the gateway ::2, the DNS ::3 (default: fd67:6174:656b::/64, or the next that the host does not use)"},
@@ -92,6 +92,8 @@ func flags(p persona.Persona) []cli.Flag {
 		&cli.StringSliceFlag{Category: network, Name: "egress-allow", Usage: "`RULE` as tcp://*.example.com:443 or any://[2001:db8::/32], repeatable; of tcp, udp, icmp or any; for an address, network, DNS name, @host or *"},
 		&cli.StringSliceFlag{Category: network, Name: "egress-deny", Usage: "`RULE` as --egress-allow, and stronger, repeatable"},
 		&cli.StringFlag{Category: network, Name: "udp-filtering", Value: "address-and-port", Usage: "`WHO` may send to a UDP socket inside that has sent: address-and-port (whom it has sent to), address (any port of those), or none (everybody)"},
+		&cli.StringFlag{Category: network, Name: "hostnic-dir", Usage: "with --net=hostnic, the card that root has lent in `DIR` (gatectl netns create)"},
+		&cli.BoolFlag{Category: network, Name: "hostnic-shared", Usage: "with --hostnic-dir, beside other gates that say so; runs in a PID namespace"},
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 
 		&cli.StringFlag{Category: ports, Name: "port-driver", Value: p.PortDriver, Usage: portDriver},

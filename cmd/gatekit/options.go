@@ -13,6 +13,7 @@ import (
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
 	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/network/hostnic"
 	"github.com/gatekit/gatekit/pkg/network/slirp"
 	"github.com/gatekit/gatekit/pkg/parent"
 	"github.com/gatekit/gatekit/pkg/port"
@@ -119,13 +120,15 @@ var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error
 	"host":  func(*cli.Context, *slog.Logger) (network.Driver, error) { return network.Host(), nil },
 	"none":  func(*cli.Context, *slog.Logger) (network.Driver, error) { return network.None(), nil },
 	"slirp": newSlirp,
+
+	hostnic.DriverName: newHostnic,
 }
 
 func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 	name, _ := persona.Network(c.String("net"))
 	make, ok := drivers[name]
 	if !ok {
-		return fmt.Errorf("--net=%s: want host, none or slirp", name)
+		return fmt.Errorf("--net=%s: want host, none, slirp or hostnic", name)
 	}
 	if name != "slirp" {
 		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "source-ip-transparent", "udp-filtering"} {
@@ -259,7 +262,7 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	driver, _ := persona.PortDriver(c.String("port-driver"))
 	if driver == "" {
 		driver = "none"
-		if network, _ := persona.Network(c.String("net")); network == "slirp" {
+		if network, _ := persona.Network(c.String("net")); network == "slirp" || network == hostnic.DriverName {
 			driver = "builtin"
 		}
 	}

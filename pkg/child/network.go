@@ -10,15 +10,17 @@ import (
 
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/network/hostnic"
 	"github.com/gatekit/gatekit/pkg/network/slirp"
 )
 
 // networks are the child halves of the network drivers. A driver is a folder
 // below pkg/network and a line here.
 var networks = map[string]NetworkSetup{
-	"host":  network.SetupHost,
-	"none":  network.SetupNone,
-	"slirp": slirp.Setup,
+	"host":             network.SetupHost,
+	"none":             network.SetupNone,
+	"slirp":            slirp.Setup,
+	hostnic.DriverName: hostnic.Setup,
 }
 
 // setUpNetwork runs the child half of the driver in the network namespace, and

@@ -1,0 +1,149 @@
+// Package hostnic gives gates a network card of the host's: root lends it once
+// (Create), and from then on an unprivileged user starts gates on it, at the speed
+// of the kernel.
+//
+//	root                                 user
+//	Create: <dir>/userns   <---- setns ---- child of a gate
+//	        <dir>/netns    <---- setns ---- (first the one, then the other)
+//	          lo, the card
+//	Destroy: the card is the host's again
+//
+// The user namespace belongs to the user, who may enter it, and with it has all
+// capabilities in the network namespace; the kernel refuses everybody else. What a
+// gate makes besides, it makes in that user namespace. There is no engine: packets
+// never pass through the parent.
+//
+// Both namespaces live on as mounts, with no process in them. So the card cannot get
+// lost while all processes die; and what is to be restored stands in a state file
+// that is on the disk before the card moves. Create and Destroy are lists of steps
+// (runSteps), each of them one change of the kernel's or the file system's; Destroy
+// looks at what there is, and not at what was planned, so it may follow after any
+// step of either.
+package hostnic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/gatekit/gatekit/pkg/network"
+)
+
+// DriverName is the driver's name in a network.Plan and in GET /v1/info.
+const DriverName = "hostnic"
+
+// Options configure New.
+type Options struct {
+	// Dir is the directory that Create has made.
+	Dir string
+
+	// Shared lets other gates that say so be on the card at the same time. False
+	// is one gate at a time.
+	Shared bool
+}
+
+// Card is the driver for a card that was lent. It implements network.Driver and
+// network.Joiner.
+type Card struct {
+	o     Options
+	state *state // of Check; the zero state before
+}
+
+// New returns the driver. Nothing is looked at before Check.
+func New(o Options) (*Card, error) {
+	if !filepath.IsAbs(o.Dir) {
+		return nil, fmt.Errorf("--hostnic-dir=%s: want the absolute path of a directory that gatectl netns create has made, such as /run/gatekit/eth1", o.Dir)
+	}
+	return &Card{o: o, state: &state{}}, nil
+}
+
+// Plan tells the child half that there is nothing to make. Nameservers and Search
+// are known after Check.
+func (c *Card) Plan() network.Plan {
+	return network.Plan{
+		Driver:      DriverName,
+		Namespace:   true,
+		Nameservers: c.state.Nameservers,
+		Search:      c.state.Search,
+	}
+}
+
+// Info describes the driver.
+func (c *Card) Info() network.Info {
+	info := network.Info{Driver: DriverName, DNS: c.state.Nameservers}
+	var best netip.Addr
+	for _, p := range c.state.Addresses {
+		if !best.IsValid() || best.Is6() && p.Addr().Is4() {
+			best = p.Addr()
+		}
+	}
+	info.ChildIP = best
+	return info
+}
+
+// Check finds what is wrong with the card.
+func (c *Card) Check() error {
+	s, err := readState(c.o.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no card is lent in %s: root lends one with: gatectl netns create --ns-dir %s --interface NAME --user USER", c.o.Dir, c.o.Dir)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: the card in %s is lent to another user", err, c.o.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	if !s.Ready || !isNamespace(filepath.Join(c.o.Dir, usernsFile)) || !isNamespace(filepath.Join(c.o.Dir, netnsFile)) {
+		return fmt.Errorf("%s is not whole: root mends it with: gatectl netns destroy --ns-dir %s, and then gatectl netns create", c.o.Dir, c.o.Dir)
+	}
+	if s.UID != os.Geteuid() {
+		return fmt.Errorf("%s is lent to %s, who alone can start gates on it", s.Card.Name, s.User)
+	}
+	c.state = s
+	return nil
+}
+
+// MapsIDs is false: who has lent the card has mapped them.
+func (c *Card) MapsIDs() bool { return false }
+
+// Join takes the card for this gate, and opens the namespaces.
+func (c *Card) Join(context.Context, func(context.Context, int) error) (*network.Namespaces, error) {
+	lock, err := lock(c.o.Dir, c.o.Shared)
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("%s is in use by another gate: end that one, or start both with --hostnic-shared", c.state.Card.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	user, err := os.Open(filepath.Join(c.o.Dir, usernsFile))
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	net, err := os.Open(filepath.Join(c.o.Dir, netnsFile))
+	if err != nil {
+		user.Close()
+		lock.Close()
+		return nil, err
+	}
+	return &network.Namespaces{
+		User: user, Net: net, Shared: c.o.Shared,
+		Leave: func() error { return errors.Join(user.Close(), net.Close(), lock.Close()) },
+	}, nil
+}
+
+// Run waits for ctx: the kernel does the rest.
+func (c *Card) Run(ctx context.Context, files []*os.File, ready func()) error {
+	for _, f := range files {
+		f.Close()
+	}
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+// Setup is the child half. The card is configured by who has lent it.
+func Setup(network.Plan) ([]*os.File, error) { return nil, nil }

@@ -1,0 +1,358 @@
+package test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+func TestALentCardIsTheNetworkOfAGate(t *testing.T) {
+	s := newLANSite(t)
+	s.serveDNS(t)
+	for _, addr := range []netip.Addr{s.lan.Addr4, s.lan.Addr6} {
+		serveTCP(t, s.lan, netip.AddrPortFrom(addr, 80).String(), func(c *net.TCPConn) {
+			if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
+				return
+			}
+			fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\nyou are %v\n", c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
+		})
+	}
+	s.lend(t, "--gateway="+s.lan.Addr4.String(), "--gateway="+s.lan.Addr6.String())
+	g := startGate(t, s.Host, onCard("--copy-up=/etc", "--pidns", "sleep", "infinity")...)
+
+	if got, want := interfaces(t, g.run(t, "ip", "-json", "link")), []string{"eth1", "lo"}; !slices.Equal(got, want) {
+		t.Errorf("interfaces inside: %q, want %q", got, want)
+	}
+	if got := g.inside(t, "ls", "/sys/class/net"); got != "eth1\nlo\n" {
+		t.Errorf("interfaces in /sys inside: %q", got)
+	}
+	for _, c := range []struct {
+		url  string
+		want netip.Addr
+	}{
+		{"http://" + s.lan.Addr4.String() + "/", s.lan.HostAddr4},
+		{"http://[" + s.lan.Addr6.String() + "]/", s.lan.HostAddr6},
+	} {
+		if got := g.run(t, "curl", "-s", c.url); got != fmt.Sprintf("you are %v\n", c.want) {
+			t.Errorf("%s says %q, want the card's own address %v", c.url, got, c.want)
+		}
+	}
+	for _, c := range []struct{ flag, record string }{{"-4", s.lan.Addr4.String()}, {"-6", s.lan.Addr6.String()}} {
+		if got := g.run(t, "curl", c.flag, "-s", "http://www.lan.test/"); !strings.HasPrefix(got, "you are ") {
+			t.Errorf("by the LAN's DNS server www.lan.test (%s) answers %q", c.record, got)
+		}
+	}
+	for family, gw := range map[string]netip.Addr{"-4": s.lan.Addr4, "-6": s.lan.Addr6} {
+		if got := g.run(t, "ip", family, "route", "show", "default"); !strings.Contains(got, "default via "+gw.String()+" dev eth1") {
+			t.Errorf("default route inside: %q, want one by %v", got, gw)
+		}
+	}
+	// What every gate has.
+	if got := g.inside(t, "sh", "-c", "id -u; touch /etc/new && ls /etc/new; cat /etc/resolv.conf; ls /proc | grep -c '^[0-9]'"); !strings.HasPrefix(got, "0\n/etc/new\nsearch example.test\nnameserver "+s.lan.Addr4.String()+"\n") {
+		t.Errorf("root, copy-up and resolv.conf inside: %q", got)
+	}
+	info := s.Run(t, s.Command("gatectl", "info", "--json"))
+	if missing := lacks(info.Stdout, `"driver":"hostnic"`, `"childIP":"`+s.lan.HostAddr4.String()+`"`, `"dns":["`+s.lan.Addr4.String()+`"]`); len(missing) > 0 {
+		t.Errorf("the API's info lacks %q: %v", missing, info)
+	}
+	g.stop(t)
+	s.giveBack(t)
+	s.clean(t)
+}
+
+func TestALentCardIsApartFromTheHost(t *testing.T) {
+	s := newLANSite(t)
+	loopback := serveTCP(t, s.Host, "127.0.0.1:0", func(*net.TCPConn) {})
+	other := serveTCP(t, s.Host, netip.AddrPortFrom(s.world.HostAddr4, 0).String(), func(*net.TCPConn) {})
+	s.lend(t)
+	g := startGate(t, s.Host, onCard("sleep", "infinity")...)
+	for addr, want := range map[netip.AddrPort]string{
+		loopback: "Connection refused",
+		other:    "Network is unreachable",
+	} {
+		r := s.Run(t, g.in("socat", "-u", "/dev/null", "TCP:"+addr.String()))
+		if r.Code == 0 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("a connection to %v on the host: %v\nwant: %s", addr, r, want)
+		}
+	}
+	if names := s.root(t, "ip -json link"); slices.Contains(interfaces(t, names), "eth1") {
+		t.Errorf("the host has the card, too: %s", names)
+	}
+	g.stop(t)
+}
+
+func TestTheNamespacesOfALentCardBelongToTheUser(t *testing.T) {
+	s := newLANSite(t)
+	s.lend(t)
+	u := s.User
+	got := output(t, s.Host, onCard("cat", "/proc/self/uid_map", "/proc/self/gid_map")...)
+	want := fmt.Sprintf("0 %d 1 1 %d 65536", u.UID, u.SubUIDs.Start)
+	if fields := strings.Join(strings.Fields(got), " "); fields != want+" "+strings.ReplaceAll(want, fmt.Sprint(u.UID), fmt.Sprint(u.GID)) {
+		t.Errorf("ids inside: %q, want %q for users and groups", fields, want)
+	}
+	owners := s.root(t, "for ns in userns netns; do lsns -n -o NETNSID $(readlink -f "+cardDir+"/$ns) 2>/dev/null || :; done; nsenter --user="+cardDir+"/userns --preserve-credentials cat /proc/self/uid_map")
+	if !strings.Contains(owners, fmt.Sprint(u.UID)) {
+		t.Errorf("the user namespace in the directory is another: %q", owners)
+	}
+	// Root's tools find both, and so does the user.
+	for _, cmd := range []string{"cat " + cardDir + "/state.json", "test -r " + cardDir + "/userns", "test -r " + cardDir + "/netns"} {
+		if r := s.Run(t, s.Command("sh", "-c", cmd)); r.Code != 0 {
+			t.Errorf("the user: %s: %v", cmd, r)
+		}
+		if r := s.Run(t, s.asOther("sh", "-c", cmd)); r.Code == 0 {
+			t.Errorf("another user: %s: %v", cmd, r)
+		}
+	}
+	if r := s.Run(t, s.Command("sh", "-c", "rm -f "+cardDir+"/lock || echo x > "+cardDir+"/state.json")); r.Code == 0 {
+		t.Errorf("the user changes root's files: %v", r)
+	}
+}
+
+func TestAUserToWhomTheCardIsNotLentIsRefused(t *testing.T) {
+	s := newLANSite(t)
+	s.lend(t)
+	runtime := s.User.RuntimeDir + "-other"
+	s.root(t, fmt.Sprintf("install -d -o %d -m 700 %s", s.User.UID+500_000, runtime))
+	try := func() testenv.Result {
+		cmd := s.asOther("gatekit", onCard("true")...)
+		cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+runtime)
+		return s.Run(t, cmd)
+	}
+	r := try()
+	if missing := lacks(r.Stderr, "permission denied", "another user"); r.Code != 1 || len(missing) > 0 || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("with the directory closed: %v\nlacks %q", r, missing)
+	}
+	s.root(t, "chmod 755 "+cardDir)
+	r = try()
+	if missing := lacks(r.Stderr, "eth1", "lent to ada"); r.Code != 1 || len(missing) > 0 || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("with the directory open: %v\nlacks %q", r, missing)
+	}
+	// And what the gate says is what the kernel does.
+	r = s.Run(t, s.asOther("nsenter", "--user="+cardDir+"/userns", "--net="+cardDir+"/netns", "--preserve-credentials", "true"))
+	if !strings.Contains(r.Stderr, "Operation not permitted") {
+		t.Errorf("the kernel lets another user in: %v", r)
+	}
+	cmd := s.RootCommand("gatekit", onCard("true")...)
+	if r := s.Run(t, cmd); r.Code != 1 || len(lacks(r.Stderr, "lent to ada")) > 0 {
+		t.Errorf("root: %v", r)
+	}
+}
+
+func TestACardComesBackAsItWas(t *testing.T) {
+	const addresses = `
+		ip address add 192.0.2.9/25 dev eth1 label eth1:x metric 77
+		ip address add 192.0.2.10/25 dev eth1 noprefixroute
+		ip address add 192.0.2.33 peer 192.0.2.44/32 dev eth1
+		ip -6 address add 2001:db8:77::9/64 dev eth1 preferred_lft 0
+		ip -6 address add 2001:db8:77::a/64 dev eth1 nodad noprefixroute`
+	const routes = `
+		ip route add default via 198.51.100.18 dev eth1 metric 4321 mtu lock 1300
+		ip route add 203.0.113.0/26 via 198.51.100.18 dev eth1 table 77 proto static
+		ip route add 203.0.113.64/26 dev eth1 scope link src 192.0.2.9
+		ip route add 203.0.113.128/26 nexthop via 198.51.100.18 dev eth1 weight 3 nexthop via 198.51.100.2 dev eth0
+		ip route add blackhole 203.0.113.192/26
+		ip -6 route add default via 2001:db8:0:1::2 dev eth1 metric 4321
+		ip -6 route add 2001:db8:88::/48 via 2001:db8:0:1::2 dev eth1 table 78 advmss 1200`
+	for name, setup := range map[string]string{
+		"as a plain card": "",
+		"with everything set": `
+			ip link set eth1 down
+			ip link set eth1 address 02:00:5e:10:00:01 txqueuelen 321 alias 'the spare card' group 5 multicast off promisc on
+			ip link set eth1 mtu 1442 up
+			ip -6 address add 2001:db8:0:1::1/64 dev eth1 nodad
+			echo 0 > /proc/sys/net/ipv6/conf/eth1/accept_ra
+			echo 1 > /proc/sys/net/ipv4/conf/eth1/arp_filter
+			echo 33 > /proc/sys/net/ipv4/neigh/eth1/delay_first_probe_time` + addresses + routes,
+		"without IPv6": `echo 1 > /proc/sys/net/ipv6/conf/eth1/disable_ipv6`,
+		"down":         `ip link set eth1 down; ip address add 192.0.2.9/25 dev eth1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newLANSite(t)
+			s.root(t, setup)
+			before := s.portrait(t, "eth1")
+			s.lend(t)
+			// A user who leaves the card as nobody should.
+			runGate(t, s.Host, onCard("sh", "-c", `
+				ip address flush dev eth1; ip link set eth1 down
+				ip link set eth1 name mine address 02:00:00:00:00:99 mtu 1300 promisc off
+				ip link set mine alias other group 0 up; ip address add 192.0.2.200/24 dev mine
+				ip link add eth1 type veth peer name eth0
+				echo 1 > /proc/sys/net/ipv6/conf/mine/forwarding`)...)
+			s.giveBack(t)
+			if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
+				t.Errorf("the card is not what it was (-before +after):\n%s", diff)
+			}
+			s.clean(t)
+		})
+	}
+}
+
+func TestALifetimeOfAnAddressGoesOn(t *testing.T) {
+	s := newLANSite(t)
+	s.root(t, "ip address add 192.0.2.9/24 dev eth1 valid_lft 10000 preferred_lft 9000; ip address add 192.0.2.10/24 dev eth1 valid_lft 1 preferred_lft 1")
+	s.lend(t)
+	testenv.Until(t, "the end of the short lifetime", func() bool {
+		return !strings.Contains(output(t, s.Host, onCard("ip", "address")...), "192.0.2.10")
+	})
+	s.giveBack(t)
+	var valid, preferred int
+	for _, line := range strings.Split(s.root(t, "ip address show dev eth1 to 192.0.2.9"), "\n") {
+		fmt.Sscanf(strings.TrimSpace(line), "valid_lft %dsec preferred_lft %dsec", &valid, &preferred)
+	}
+	if valid < 9900 || valid >= 10000 || preferred < 8900 || preferred >= 9000 {
+		t.Errorf("valid for %d s, preferred for %d s: want some seconds less than 10000 and 9000", valid, preferred)
+	}
+	if got := s.root(t, "ip address show dev eth1"); strings.Contains(got, "192.0.2.10") {
+		t.Errorf("an address whose time is over is back: %s", got)
+	}
+}
+
+func TestACardIsForOneGateUnlessItIsShared(t *testing.T) {
+	s := newLANSite(t)
+	s.lend(t)
+	first := startGate(t, s.Host, onCard("sleep", "infinity")...)
+	for _, more := range [][]string{nil, {"--hostnic-shared"}} {
+		r := runGate(t, s.Host, onCard(append(more, "true")...)...)
+		if missing := lacks(r.Stderr, "eth1", "in use", "--hostnic-shared"); r.Code != 1 || len(missing) > 0 {
+			t.Errorf("a second gate %q: %v\nlacks %q", more, r, missing)
+		}
+	}
+	first.stop(t)
+
+	shared := func(name string) *gate {
+		g := &gate{host: s.Host, stateDir: s.User.RuntimeDir + "/" + name}
+		g.Process = s.Start(t, s.Command("gatekit", append([]string{"--state-dir=" + g.stateDir},
+			onCard("--hostnic-shared", "sh", "-c", "setsid sleep infinity & exec sleep infinity")...)...))
+		g.awaitReady(t)
+		return g
+	}
+	a, b := shared("a"), shared("b")
+	var networks [2]string
+	for i, g := range []*gate{a, b} {
+		networks[i], _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", g.childPID))
+	}
+	if networks[0] != networks[1] || networks[0] == "" {
+		t.Errorf("two gates that share a card are in the networks %q", networks)
+	}
+	if r := runGate(t, s.Host, onCard("true")...); r.Code != 1 || len(lacks(r.Stderr, "in use")) > 0 {
+		t.Errorf("a gate that does not share, beside those that do: %v", r)
+	}
+	a.stop(t)
+	if b.run(t, "echo", "here") != "here\n" || !b.Running() {
+		t.Error("the end of one gate is the end of the other")
+	}
+	b.stop(t)
+	s.NoProcesses(t)
+	s.giveBack(t)
+}
+
+func TestACardInUseIsGivenBackByForceAlone(t *testing.T) {
+	s := newLANSite(t)
+	before := s.portrait(t, "eth1")
+	s.lend(t)
+	for what, start := range map[string]func() *testenv.Process{
+		"a gate": func() *testenv.Process { return startGate(t, s.Host, onCard("sleep", "infinity")...).Process },
+		"a process without a gate": func() *testenv.Process {
+			p := s.Start(t, s.Command("nsenter", "--user="+cardDir+"/userns", "--net="+cardDir+"/netns", "--preserve-credentials", "sh", "-c", "echo inside; exec sleep infinity"))
+			awaitLine(t, p, "(inside)")
+			return p
+		},
+	} {
+		p := start()
+		r := s.netns(t, "destroy", "--ns-dir="+cardDir)
+		if missing := lacks(r.Stderr, "eth1", "--force"); r.Code != 1 || len(missing) > 0 {
+			t.Errorf("destroy with %s on the card: %v\nlacks %q", what, r, missing)
+		}
+		if !p.Running() {
+			t.Errorf("%s was ended", what)
+		}
+		p.Kill()
+		p.Wait(t)
+		s.NoProcesses(t)
+	}
+	g := startGate(t, s.Host, onCard("sleep", "infinity")...)
+	succeeds(t, s.netns(t, "destroy", "--ns-dir="+cardDir, "--force"))
+	g.Wait(t)
+	s.NoProcesses(t)
+	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
+		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
+	}
+	s.clean(t)
+}
+
+func TestAForwardReachesAServiceOnALentCard(t *testing.T) {
+	s := newLANSite(t)
+	s.lend(t)
+	g := startGate(t, s.Host, onCard("-p", "127.0.0.1:18080:80/tcp", "sleep", "infinity")...)
+	g.witness(t, "tcp,0.0.0.0,80")
+	if saw, _ := seen(t, "tcp", s.Host, "127.0.0.1:18080"); !saw.Addr().IsLoopback() {
+		t.Errorf("by the forward the service sees %v", saw)
+	}
+	// And on the card's own address without one.
+	if saw, _ := seen(t, "tcp", s.lan, s.lan.HostAddr4.String()+":80"); saw.Addr() != s.lan.Addr4 {
+		t.Errorf("from the LAN the service sees %v, want %v", saw.Addr(), s.lan.Addr4)
+	}
+	g.stop(t)
+}
+
+func TestAMacvlanLeavesTheCardToTheHost(t *testing.T) {
+	s := newLANSite(t)
+	before := s.portrait(t, "eth1")
+	s.serveDNS(t)
+	s.lend(t, "--mode=macvlan", "--address=198.51.100.29/28", "--address=2001:db8:0:1::29/64", "--gateway="+s.lan.Addr4.String())
+	g := startGate(t, s.Host, onCard("sleep", "infinity")...)
+	if got, want := interfaces(t, g.run(t, "ip", "-json", "link")), []string{"eth1", "lo"}; !slices.Equal(got, want) {
+		t.Errorf("interfaces inside: %q, want %q", got, want)
+	}
+	for _, target := range []string{s.lan.Addr4.String(), s.lan.Addr6.String()} {
+		g.run(t, "ping", "-c1", "-W5", target)
+	}
+	if got := g.run(t, "dig", "+short", "www.lan.test"); got != s.lan.Addr4.String()+"\n" {
+		t.Errorf("www.lan.test is %q", got)
+	}
+	// The host still reaches the LAN by it, and the LAN sees two Ethernet addresses.
+	s.root(t, "ping -c1 -W5 "+s.lan.Addr4.String())
+	neighbours := s.lan.Run(t, s.lan.Command("ip", "-4", "neighbour", "show", "dev", "eth0"))
+	macs := map[string]bool{}
+	for line := range strings.Lines(neighbours.Stdout) {
+		if f := strings.Fields(line); len(f) > 2 {
+			macs[f[2]] = true
+		}
+	}
+	if len(macs) != 2 {
+		t.Errorf("the LAN's neighbours have %d Ethernet addresses, want 2:\n%s", len(macs), neighbours.Stdout)
+	}
+	g.stop(t)
+	s.giveBack(t)
+	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
+		t.Errorf("the card has changed (-before +after):\n%s", diff)
+	}
+	s.clean(t)
+}
+
+func TestALentCardNeedsNoLeaveToMakeUserNamespaces(t *testing.T) {
+	s := newLANSite(t)
+	s.lend(t)
+	s.Hide(t, "/usr/bin/newuidmap")
+	s.SetSubIDs(t, "", "")
+	if got := output(t, s.Host, onCard("id", "-u")...); got != "0\n" {
+		t.Errorf("without newuidmap and subordinate ids: %q", got)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(s.Path(cardDir), &st); err != nil || st.Uid != 0 {
+		t.Errorf("the directory is not root's: %d, %v", st.Uid, err)
+	}
+	if _, err := os.Stat(s.Path(cardDir + "/state.json.new")); err == nil {
+		t.Error("an unfinished state file is left")
+	}
+}
