@@ -87,7 +87,9 @@ type Options struct {
 	// end of its answer. Zero means 60 seconds.
 	WriteTimeout time.Duration
 
-	// IdleTimeout closes a connection that is not used. Zero means 60 seconds.
+	// IdleTimeout closes a connection that is not used. Zero means 5 seconds:
+	// dockerd 23 to 28 forgets a connection for each "docker version", and these
+	// count for MaxConnections.
 	IdleTimeout time.Duration
 
 	// ShutdownTimeout is how long requests may go on when Run is to end. Zero
@@ -121,7 +123,7 @@ func New(o Options) *Server {
 	}{
 		{&o.ReadTimeout, 10 * time.Second},
 		{&o.WriteTimeout, 60 * time.Second},
-		{&o.IdleTimeout, 60 * time.Second},
+		{&o.IdleTimeout, 5 * time.Second},
 		{&o.ShutdownTimeout, 2 * time.Second},
 	} {
 		if *d.value == 0 {
