@@ -99,7 +99,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		guests:     e.guests,
 	}
 	e.watchLimits(n.log)
-	s, err := newStack(e.link, n.subnets)
+	s, err := newStack(e.link, n.subnets, n.clock)
 	if err != nil {
 		e.stopLoops()
 		return nil, err

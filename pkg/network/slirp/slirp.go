@@ -37,6 +37,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
@@ -120,6 +122,7 @@ type Network struct {
 	outbound     outbound
 	childMAC     macAddr // of the interface
 	log          *slog.Logger
+	clock        tcpip.Clock              // of TCP; nil is the machine's
 	engine       atomic.Pointer[engine]   // nil but while Run serves
 	inbound      atomic.Pointer[inbound]  // nil but while Run serves
 	last         atomic.Pointer[Counters] // of the end; nil until Run returns

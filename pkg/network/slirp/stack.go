@@ -32,9 +32,10 @@ const (
 )
 
 // newStack makes the stack with its interface on l, which speaks for the gateway
-// and for all of the outside.
-func newStack(l *link, subnets [2]subnet) (*stack.Stack, error) {
+// and for all of the outside. A nil clock is the machine's.
+func newStack(l *link, subnets [2]subnet, clock tcpip.Clock) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
+		Clock: clock,
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			// The loopback as a destination on the link is dropped by default. Here
 			// it is to be refused like all that the egress does not let out.
