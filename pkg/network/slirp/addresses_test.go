@@ -56,6 +56,7 @@ func TestOptionsThatCannotWorkAreWrongUsage(t *testing.T) {
 		"an interface name that is too long":         {Ifname: "sixteen-letters-"},
 		"an interface name with a slash":             {Ifname: "a/b"},
 		"an interface name that the kernel fills in": {Ifname: "tap%d"},
+		"an interface name that the kernel keeps":    {Ifname: "all"},
 		"lo": {Ifname: "lo"},
 	} {
 		t.Run(name, func(t *testing.T) {

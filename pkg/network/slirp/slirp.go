@@ -233,15 +233,16 @@ func (o *Options) completeNetworks() {
 	}
 }
 
-// checkIfname applies the kernel's rules (dev_valid_name).
+// checkIfname applies the kernel's rules (dev_valid_name; all and default are taken
+// by the directories of settings for all interfaces, devinet_sysctl_register).
 func checkIfname(name string) error {
 	const ifnamsiz = 16
-	bad := len(name) >= ifnamsiz || name == "." || name == ".." || name == "lo"
+	bad := len(name) >= ifnamsiz || name == "." || name == ".." || name == "lo" || name == "all" || name == "default"
 	for _, c := range []byte(name) {
 		bad = bad || c <= ' ' || c == '/' || c == ':' || c == '%' || c >= 0x7f
 	}
 	if bad {
-		return fmt.Errorf("%w: interface name %q: use up to %d letters and digits, and not lo", ErrUsage, name, ifnamsiz-1)
+		return fmt.Errorf("%w: interface name %q: use up to %d letters and digits, and not lo, all or default", ErrUsage, name, ifnamsiz-1)
 	}
 	return nil
 }
