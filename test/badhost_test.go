@@ -53,7 +53,7 @@ func TestSubordinateIDsThatDoNotSufficeAreRefused(t *testing.T) {
 		u := h.User
 		badInput{
 			[]string{fmt.Sprintf("--uidmap=0:%d:1", u.UID), "--uidmap=1:1:1000", fmt.Sprintf("--gidmap=0:%d:1", u.GID), "true"},
-			[]string{"newuidmap"},
+			[]string{"newuidmap", "--add-subuids"},
 		}.refuse(t, h, 1)
 	})
 }

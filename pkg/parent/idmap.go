@@ -177,6 +177,9 @@ func writeMap(ctx context.Context, program string, pid int, file string, maps []
 		args = append(args, fmt.Sprint(m.Inside), fmt.Sprint(m.Outside), fmt.Sprint(m.Size))
 	}
 	_, err := runHelper(ctx, program, args...)
+	if err != nil && strings.Contains(err.Error(), "not allowed") {
+		return fmt.Errorf("%w: a user may map its own id, and those that /etc/subuid and /etc/subgid list for it; add some with: sudo usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER", err)
+	}
 	return err
 }
 
