@@ -29,6 +29,10 @@ type dial struct {
 	head transportHeader
 	mac  macAddr
 
+	// answered says that the namespace has its answer, or soon will, so that a SYN
+	// is one for another connection. The forwarder's lock guards it.
+	answered bool
+
 	mu          sync.Mutex // guards all below
 	first, last time.Time  // SYNs of the namespace
 }

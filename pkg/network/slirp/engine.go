@@ -108,6 +108,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
 	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
+	e.link.onSYN = e.tcp.awaitEnd
 	e.tcp.full.say(n.log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)

@@ -51,6 +51,9 @@ type finding struct {
 	// not fragmented; 0 for all else.
 	headers int
 
+	// opens says that such a segment is a SYN that opens a connection.
+	opens bool
+
 	// group says that the frame is for more stations than one.
 	group bool
 
@@ -87,7 +90,7 @@ func (in *inspector) inspect(frame []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	f.proto = header.Ethernet(frame).Type()
-	f.headers = 0
+	f.headers, f.opens = 0, false
 	f.group = dst[0]&1 != 0
 	f.datagram.mac = src
 	packet := frame[ethernetSize:]
@@ -238,6 +241,7 @@ func inspectTCP(packet []byte, ipHeader int, h vnetHeader, sum uint16, f *findin
 		return drop
 	}
 	f.headers = ethernetSize + ipHeader + headerLen
+	f.opens = header.TCP(p).Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
 	return toStack
 }
 

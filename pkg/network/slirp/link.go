@@ -46,7 +46,8 @@ type link struct {
 	inspector  inspector
 	onDatagram func(*datagram) bool // false when it is refused
 	onEcho     func(*datagram)
-	writer     *datagramWriter // of ICMP errors
+	onSYN      func(tcpip.NetworkProtocolNumber, []byte) // with the packet, before the stack
+	writer     *datagramWriter                           // of ICMP errors
 	guests     *guests
 	inbound    *inbound // where frames to the namespace's lo go
 	dispatcher stack.NetworkDispatcher
@@ -127,6 +128,9 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		l.guests.solicit(&f.datagram)
 	case toStack:
 		l.accepted.Add(1)
+		if f.opens {
+			l.onSYN(f.proto, frame[ethernetSize:])
+		}
 		if n <= copyBelow {
 			l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
 			break

@@ -151,6 +151,7 @@ func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
 		return
 	}
 	fd, l, err := t.connect(d, asked)
+	t.answers(d)
 	if err != nil {
 		req.Complete(t.refuse(d, id, err))
 		return
