@@ -18,7 +18,6 @@ import (
 const witness = `
 import socket, sys, threading
 def tcp(s):
-    s.listen()
     while True:
         c, peer = s.accept()
         c.sendall(("%s %d" % peer[:2]).encode())
@@ -35,6 +34,8 @@ for at in sys.argv[1:]:
         s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind((addr, int(port)))
+    if network == "tcp":
+        s.listen()
     threading.Thread(target=tcp if network == "tcp" else udp, args=[s]).start()
 print("serving", flush=True)
 `
