@@ -1,23 +1,18 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"syscall"
+
+	"github.com/gatekit/gatekit/internal/linux"
 )
 
 // insideName is the zeroth argument by which gatectl knows that exec has
 // executed it inside a gate.
 const insideName = "gatectl-inside"
-
-// Exit codes of a program that cannot be run, as shells give them.
-const (
-	codeNotExecutable = 126
-	codeNotFound      = 127
-)
 
 // inside finds the program and becomes it. It returns the exit code if it
 // cannot.
@@ -30,21 +25,7 @@ func inside(args []string, stderr io.Writer) int {
 	if err == nil {
 		err = syscall.Exec(path, args, os.Environ())
 	}
-	code, why := codeNotExecutable, err.Error()
-	var lookup *exec.Error
-	if errors.As(err, &lookup) {
-		why = lookup.Err.Error()
-	}
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		code, why = codeNotFound, "not found in PATH"
-	case errors.Is(err, os.ErrNotExist):
-		code, why = codeNotFound, "no such file, or its interpreter is missing"
-	case errors.Is(err, syscall.ENOEXEC):
-		why = "not a program of this machine, and no #! line"
-	case errors.Is(err, os.ErrPermission):
-		why = "permission denied: is it a file with the x bit, on a mount without noexec?"
-	}
-	fmt.Fprintf(stderr, "gatectl: exec %s: %s\n", args[0], why)
+	reason, code := linux.ExplainExec(args[0], err)
+	fmt.Fprintln(stderr, "gatectl:", reason)
 	return code
 }

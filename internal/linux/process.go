@@ -1,8 +1,10 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,6 +78,33 @@ func CloseOnExecFrom(fd int) error {
 		}
 	}
 	return nil
+}
+
+// Exit codes of a program that did not start, as shells give them.
+const (
+	codeNotExecutable = 126
+	codeNotFound      = 127
+)
+
+// ExplainExec says in one line why the program called name was not found or not
+// executed, and the exit code that shells give then: 127 or 126. err is
+// exec.LookPath's or execve(2)'s.
+func ExplainExec(name string, err error) (reason string, code int) {
+	var lookup *exec.Error
+	if errors.As(err, &lookup) {
+		err = lookup.Err
+	}
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Sprintf("command not found: %s is in no directory of PATH", name), codeNotFound
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Sprintf("command not found: %s: no such file, or its interpreter is missing", name), codeNotFound
+	case errors.Is(err, unix.ENOEXEC):
+		return fmt.Sprintf("execute %s: not a program of this machine, and no #! line", name), codeNotExecutable
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Sprintf("execute %s: permission denied: is it a file with the x bit, on a mount without noexec?", name), codeNotExecutable
+	}
+	return fmt.Sprintf("execute %s: %v", name, err), codeNotExecutable
 }
 
 // Wait waits for a state change of the process pid, or of any child if pid is

@@ -1,7 +1,6 @@
 package child
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,12 +20,6 @@ import (
 // command that takes over sockets: only a process that exists can be told its
 // own number in LISTEN_PID (sd_listen_fds(3)).
 const activateName = "gatekit-activate"
-
-// Exit codes of a command that did not start, as shells give them.
-const (
-	codeNotExecutable = 126
-	codeNotFound      = 127
-)
 
 // command is the command, found and ready to be started.
 type command struct {
@@ -67,7 +60,7 @@ func (cmd *command) start() (process, error) {
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &p.pidfd},
 	})
 	if err != nil {
-		return process{}, startFailure(cmd.argv[0], err)
+		return process{}, startFailure(cmd.path, err)
 	}
 	p.pid = pid
 	return p, nil
@@ -89,24 +82,8 @@ func (p process) kill(s os.Signal) {
 
 // startFailure is the error of a command that cannot be found or executed.
 func startFailure(name string, err error) error {
-	var execErr *exec.Error
-	if errors.As(err, &execErr) {
-		err = execErr.Err
-	}
-	f := &handshake.Failure{Code: codeNotExecutable, Reason: fmt.Sprintf("execute %s: %v", name, err)}
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		f.Code = codeNotFound
-		f.Reason = fmt.Sprintf("command not found: %s is in no directory of PATH", name)
-	case errors.Is(err, os.ErrNotExist):
-		f.Code = codeNotFound
-		f.Reason = fmt.Sprintf("command not found: %s: no such file, or its interpreter is missing", name)
-	case errors.Is(err, unix.ENOEXEC):
-		f.Reason = fmt.Sprintf("execute %s: not a program of this machine, and no #! line", name)
-	case errors.Is(err, os.ErrPermission):
-		f.Reason = fmt.Sprintf("execute %s: permission denied: is it a file with the x bit, on a mount without noexec?", name)
-	}
-	return f
+	reason, code := linux.ExplainExec(name, err)
+	return &handshake.Failure{Reason: reason, Code: code}
 }
 
 // activate is the step between: it sets LISTEN_PID to its own number and
@@ -114,11 +91,9 @@ func startFailure(name string, err error) error {
 func activate() int {
 	path, argv := os.Args[1], os.Args[2:]
 	err := syscall.Exec(path, argv, activated(os.Environ(), os.Getpid()))
-	fmt.Fprintln(os.Stderr, startFailure(path, err))
-	if errors.Is(err, os.ErrNotExist) {
-		return codeNotFound
-	}
-	return codeNotExecutable
+	reason, code := linux.ExplainExec(path, err)
+	fmt.Fprintln(os.Stderr, "gatekit:", reason)
+	return code
 }
 
 // activated is env for the process pid that takes over sockets. LISTEN_PIDFDID,
