@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/network/hostnic"
 )
 
 // What the tests of lent cards share. The card is eth1 of a Host, one end of a veth
@@ -186,4 +188,9 @@ func (s lanSite) asOther(name string, args ...string) *exec.Cmd {
 	cmd.SysProcAttr.Credential.Groups = nil
 	cmd.Dir = "/"
 	return cmd
+}
+
+// macvlanAddresses are those of the card inside, by mode.
+var macvlanAddresses = map[string][]netip.Prefix{
+	hostnic.ModeMacvlan: {netip.MustParsePrefix("198.51.100.29/28")},
 }

@@ -115,20 +115,17 @@ func (c *card) find() (netlink.Link, error) {
 // passingName is what the card is called while its name is taken on its way.
 func (c *card) passingName() string { return fmt.Sprintf("gatekit%d", c.Index) }
 
-// move puts an interface of the current network namespace into another, with this
-// name, or with passingName where the name is taken there or here.
+// move puts an interface of the current network namespace into another, where it is
+// down, with the name that it has, or with passingName where that is taken there.
 func (c *card) move(link netlink.Link, to *os.File) error {
-	if err := netlink.LinkSetDown(link); err != nil {
-		return fmt.Errorf("set %s down: %w", link.Attrs().Name, err)
-	}
-	if link.Attrs().Name != c.Name {
-		if err := netlink.LinkSetName(link, c.Name); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("rename %s to %s: %w", link.Attrs().Name, c.Name, err)
-		}
-	}
 	err := netlink.LinkSetNsFd(link, int(to.Fd()))
 	if errors.Is(err, unix.EEXIST) {
-		if err = netlink.LinkSetName(link, c.passingName()); err == nil {
+		// An interface that is up has a name for good, in older kernels.
+		err = netlink.LinkSetDown(link)
+		if err == nil {
+			err = netlink.LinkSetName(link, c.passingName())
+		}
+		if err == nil {
 			err = netlink.LinkSetNsFd(link, int(to.Fd()))
 		}
 	}
