@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -13,32 +14,61 @@ import (
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
-// witness is a service in Python that tells each client the address and port that
-// it sees.
-const witness = `
-import socket, sys, threading
-def tcp(s):
-    while True:
-        c, peer = s.accept()
-        c.sendall(("%s %d" % peer[:2]).encode())
-        c.close()
-def udp(s):
-    while True:
-        data, peer = s.recvfrom(65535)
-        s.sendto(("%s %d" % peer[:2]).encode(), peer)
-for at in sys.argv[1:]:
-    network, addr, port = at.split(",")
-    family = socket.AF_INET6 if ":" in addr else socket.AF_INET
-    s = socket.socket(family, socket.SOCK_STREAM if network == "tcp" else socket.SOCK_DGRAM)
-    if family == socket.AF_INET6:
-        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind((addr, int(port)))
-    if network == "tcp":
-        s.listen()
-    threading.Thread(target=tcp if network == "tcp" else udp, args=[s]).start()
-print("serving", flush=True)
-`
+// witness NETWORK,ADDR,PORT... is a service that tells each client the address and
+// port that it sees.
+var _ = testenv.Probe("witness", func(args []string) int {
+	for _, arg := range args {
+		if err := testify(arg); err != nil {
+			return report(err)
+		}
+	}
+	fmt.Println("serving")
+	select {} // until it is killed
+})
+
+// testify serves one address of a witness. tcp,::,80 is IPv6 alone.
+func testify(at string) error {
+	network, addr, _ := strings.Cut(at, ",")
+	host, port, _ := strings.Cut(addr, ",")
+	family := "4"
+	if strings.Contains(host, ":") {
+		family = "6"
+	}
+	answer := func(peer net.Addr) []byte {
+		p := netip.MustParseAddrPort(peer.String())
+		return fmt.Appendf(nil, "%s %d", p.Addr().WithZone(""), p.Port())
+	}
+	if network == "tcp" {
+		l, err := net.Listen("tcp"+family, net.JoinHostPort(host, port))
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Write(answer(conn.RemoteAddr()))
+				conn.Close()
+			}
+		}()
+		return nil
+	}
+	conn, err := net.ListenPacket("udp"+family, net.JoinHostPort(host, port))
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			_, peer, err := conn.ReadFrom(make([]byte, 65535))
+			if err == nil {
+				_, _ = conn.WriteTo(answer(peer), peer)
+			}
+		}
+	}()
+	return nil
+}
 
 // witness runs the service inside, at addresses written as tcp,0.0.0.0,80.
 func (g *gate) witness(t *testing.T, at ...string) {
@@ -49,7 +79,7 @@ func (g *gate) witness(t *testing.T, at ...string) {
 // witnessBy does, by this way in.
 func (g *gate) witnessBy(t *testing.T, in func(...string) *exec.Cmd, at ...string) {
 	t.Helper()
-	p := g.host.Start(t, in(append([]string{"/usr/bin/python3", "-c", witness}, at...)...))
+	p := g.host.Start(t, in(append([]string{"probe", "witness"}, at...)...))
 	awaitLine(t, p, "(serving)")
 }
 

@@ -1,0 +1,92 @@
+package test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// How dockerd and its gate end, and that the next ones start.
+
+// dockerd is the process id of dockerd, which the script has become.
+func (d *docker) dockerd(t *testing.T) int {
+	t.Helper()
+	children := testenv.Children(d.info(t).ChildPID)
+	if len(children) != 1 {
+		t.Fatalf("the child has the children %v, want dockerd alone", children)
+	}
+	return children[0]
+}
+
+func TestDockerStartsAgain(t *testing.T) {
+	withDocker(t, func(t *testing.T, d *docker) {
+		before := trace(t, d.Host)
+		d.start(t, "")
+		d.importImage(t)
+		d.witness(t, "web", append([]string{"--restart=always"}, published...)...)
+		answers := func(t *testing.T) {
+			t.Helper()
+			d.serving(t, "web")
+			for _, network := range []string{"tcp", "udp"} {
+				expectOwn(t, network, d.outside, at(d.outside.HostAddr4, 8080))
+			}
+		}
+		answers(t)
+		for _, end := range []struct {
+			name   string
+			signal syscall.Signal
+			pid    func(t *testing.T) int
+			code   int
+			killed syscall.Signal
+		}{
+			{"dockerd is told to end", syscall.SIGTERM, func(*testing.T) int { return d.PID() }, 0, 0},
+			{"dockerd is killed", syscall.SIGKILL, d.dockerd, 255, 0},
+			{"the child is killed", syscall.SIGKILL, func(t *testing.T) int { return d.info(t).ChildPID }, 1, 0},
+			{"the parent is killed", syscall.SIGKILL, func(*testing.T) int { return d.PID() }, -1, syscall.SIGKILL},
+		} {
+			if err := syscall.Kill(end.pid(t), end.signal); err != nil {
+				t.Fatal(err)
+			}
+			if r := d.Wait(t); r.Code != end.code || r.Signal != end.killed {
+				t.Errorf("%s, and the gate ends with %v\nwant exit code %d", end.name, r, end.code)
+			}
+			d.NoProcesses(t)
+			d.reaped(t)
+			d.start(t, "")
+			answers(t)
+		}
+		d.remove(t, "web")
+		d.Signal(syscall.SIGTERM)
+		if r := d.Wait(t); r.Code != 0 {
+			t.Errorf("the gate ends with %v", r)
+		}
+		d.NoProcesses(t)
+		after := d.Trace(t)
+		if !slices.Equal(after.Mounts, before.Mounts) || !slices.Equal(after.Interfaces, before.Interfaces) {
+			t.Errorf("the Host has\n%v\nand had\n%v", after, before)
+		}
+		for _, file := range after.Files {
+			if strings.HasPrefix(file, d.Path(d.User.RuntimeDir+"/gatekit/gate")) {
+				t.Errorf("left behind: %s", file)
+			}
+		}
+	})
+}
+
+// reaped waits until the machine's init has reaped containerd. dockerd takes the
+// process id in its file for a containerd that still runs, also when it is a zombie.
+func (d *docker) reaped(t *testing.T) {
+	t.Helper()
+	pid, err := os.ReadFile(d.Path(d.User.RuntimeDir + "/docker/containerd/containerd.pid"))
+	if err != nil {
+		return // dockerd has ended well, and its file is gone
+	}
+	testenv.Until(t, "the end of containerd", func() bool {
+		_, err := os.Stat("/proc/" + string(pid))
+		return err != nil
+	})
+}

@@ -1,0 +1,53 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"testing"
+)
+
+// What containers reach, by names that only the host's resolver knows.
+
+// greet serves a page on the machine outside to all clients, and returns its
+// address, by name.
+func (d *docker) greet(t *testing.T) string {
+	t.Helper()
+	d.names(t, "--local=/test/", "--host-record=web.example.test,"+d.outside.Addr4.String())
+	d.resolvConf(t, "nameserver "+d.outside.Addr4.String())
+	server := serveTCP(t, d.outside, "0.0.0.0:0", func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 4096))
+		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+	})
+	return fmt.Sprintf("http://web.example.test:%d/", server.Port())
+}
+
+func (d *docker) reachesOut(t *testing.T, page string) {
+	if got := d.docker(t, "run", "--rm", "base", "wget", "-q", "-O-", page); got != "hello" {
+		t.Errorf("wget %s prints %q", page, got)
+	}
+}
+
+func (d *docker) builds(t *testing.T, page string) {
+	if err := os.Mkdir(d.Path("/srv/context"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d.WriteFile(t, "/srv/context/Dockerfile", "FROM base\nRUN wget -O /page "+page+"\n", 0o644)
+	if r := d.Run(t, d.client("build", "--no-cache", "-t", "built", "/srv/context")); r.Code != 0 {
+		t.Fatalf("docker build: %v", r)
+	}
+	if got := d.docker(t, "run", "--rm", "built", "cat", "/page"); got != "hello" {
+		t.Errorf("what the build fetched is %q", got)
+	}
+}
+
+// Containers on a network of the user's know each other's names, and the host's.
+func (d *docker) joinsContainers(t *testing.T, page string) {
+	d.docker(t, "network", "create", "ours")
+	defer d.docker(t, "network", "rm", "ours")
+	d.witness(t, "one", "--network=ours")
+	defer d.remove(t, "one")
+	if got := d.docker(t, "run", "--rm", "--network=ours", "base", "sh", "-c", "probe connect one:80; wget -q -O- "+page); got != "one:80 ok\nhello" {
+		t.Errorf("from one container to the other, and out: %q", got)
+	}
+}

@@ -1,0 +1,193 @@
+package test
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// docker is rootless Docker on a Host: dockerd as dockerd-rootless.sh starts it,
+// on our rootlesskit.
+type docker struct {
+	site
+	*testenv.Process // rootlesskit, which the script becomes
+	release          dockerRelease
+
+	// environ is what commands have in their environment besides the user's: the
+	// script is told its network, as it looks for slirp4netns, which is not there.
+	environ []string
+}
+
+// dockerRelease is a Docker that scripts/docker-releases has unpacked.
+type dockerRelease struct {
+	suite string
+
+	// old is Docker 20.10, which publishes ports by docker-proxy alone, and calls
+	// IPv6 an experiment.
+	old bool
+}
+
+var bookworm, sid = dockerRelease{"bookworm", true}, dockerRelease{"sid", false}
+
+// unpacking copies the releases to where every Host has them, once.
+var unpacking struct {
+	sync.Once
+	err error
+}
+
+// withDocker runs a test with each release, on a Host where our rootlesskit is
+// found first, and slirp4netns nowhere.
+func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
+	t.Helper()
+	const from = "../bin/docker"
+	if _, err := os.Stat(from + "/" + sid.suite); err != nil {
+		testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not unpacked Docker: %v", err))
+	}
+	to := testenv.Binaries(t) + "/docker"
+	unpacking.Do(func() {
+		if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+			unpacking.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if unpacking.err != nil {
+		t.Fatal(unpacking.err)
+	}
+	for _, release := range []dockerRelease{bookworm, sid} {
+		t.Run("of "+release.suite, func(t *testing.T) {
+			d := &docker{site: newSite(t), release: release}
+			root := "/usr/local/bin/docker/" + release.suite
+			path := []string{asRootlesskit(t, d.Host), root + "/usr/bin", root + "/usr/sbin", root + "/usr/share/docker.io/contrib", hostPath}
+			d.environ = []string{
+				"PATH=" + strings.Join(path, ":"),
+				"LD_LIBRARY_PATH=" + root + "/usr/lib",
+				"DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns",
+				"DOCKER_HOST=unix://" + d.User.RuntimeDir + "/docker.sock",
+				"DOCKER_BUILDKIT=0",
+			}
+			d.Hide(t, "/usr/bin/slirp4netns")
+			test(t, d)
+		})
+	}
+}
+
+// hostPath is PATH without Docker.
+const hostPath = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+// command is a command of the user with Docker in its PATH.
+func (d *docker) command(name string, args ...string) *exec.Cmd {
+	return d.Command("env", slices.Concat(d.environ, []string{name}, args)...)
+}
+
+// start starts dockerd and waits until it answers.
+func (d *docker) start(t *testing.T, kitFlags string, flags ...string) {
+	t.Helper()
+	cmd := d.command("dockerd-rootless.sh", flags...)
+	cmd.Env = append(cmd.Env, "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="+kitFlags)
+	d.Process = d.Start(t, cmd)
+	awaitLine(t, d.Process, "(API listen on)")
+}
+
+// docker runs the client, expects it to succeed, and returns what it prints.
+func (d *docker) docker(t *testing.T, args ...string) string {
+	t.Helper()
+	r := d.Run(t, d.client(args...))
+	if r.Code != 0 {
+		t.Fatalf("docker %s: %v\ndockerd: %s", strings.Join(args, " "), r, d.Stderr())
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+func (d *docker) client(args ...string) *exec.Cmd { return d.command("docker", args...) }
+
+// importImage makes the image "base" of busybox and the tests' own program.
+func (d *docker) importImage(t *testing.T) {
+	t.Helper()
+	cmd := d.client("import", "-", "base")
+	cmd.Stdin = bytes.NewReader(imageRoot(t))
+	if r := d.Run(t, cmd); r.Code != 0 {
+		t.Fatalf("docker import: %v\ndockerd: %s", r, d.Stderr())
+	}
+}
+
+// imageRoot is an archive of a root directory: /bin/busybox under the names of
+// its programs, /bin/probe, and the libraries of both.
+func imageRoot(t *testing.T) []byte {
+	t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	add := func(h *tar.Header, content []byte) {
+		h.Size = int64(len(content))
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "lib64"} {
+		add(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: int64(fs.ModePerm)}, nil)
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"bin/busybox": busybox, "bin/probe": filepath.Join(testenv.Binaries(t), "probe")}
+	for _, program := range []string{busybox, files["bin/probe"]} {
+		// A static program has no libraries, and is an error to ldd.
+		out, _ := exec.Command("ldd", program).Output()
+		for _, word := range strings.Fields(string(out)) {
+			if strings.HasPrefix(word, "/") {
+				files[word[1:]] = word
+			}
+		}
+	}
+	for name, path := range files {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(&tar.Header{Name: name, Mode: 0o755}, content)
+	}
+	for _, name := range []string{"sh", "cat", "echo", "ip", "nslookup", "ping", "sleep", "wget"} {
+		add(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"}, nil)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return archive.Bytes()
+}
+
+// What a user does with Docker, on one dockerd with all of its defaults.
+func TestDockerRunsOnOurRootlesskit(t *testing.T) {
+	withDocker(t, func(t *testing.T, d *docker) {
+		page := d.greet(t)
+		d.start(t, "")
+		for range 20 {
+			d.docker(t, "version")
+		}
+		d.importImage(t)
+		t.Run("a container sees its clients", d.seesItsClients)
+		t.Run("conflicts", d.tellsOfConflicts)
+		t.Run("names and pages", func(t *testing.T) { d.reachesOut(t, page) })
+		t.Run("build", func(t *testing.T) { d.builds(t, page) })
+		t.Run("a network of two", func(t *testing.T) { d.joinsContainers(t, page) })
+		if !testenv.Eventually(idlePatience, func() bool { return d.connections(t) < 2 }) {
+			t.Errorf("%d connections to the API stay", d.connections(t))
+		}
+	})
+}
+
+// idlePatience is how long a connection of the API may live without a request,
+// and more.
+const idlePatience = 20 * time.Second
