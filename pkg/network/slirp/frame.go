@@ -131,7 +131,7 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 		return in.inspectQuestion(p[headerLen:total], h, sum, src, dst, &f.datagram)
 	}
 	// What a station sends to all, a router sends to nobody (RFC 1812, 5.3.4).
-	if f.group || dst.IsMulticast() {
+	if f.group || src == dst || dst.IsMulticast() {
 		return drop
 	}
 	if !in.guest(src) && !in.inbound.answers(ip.TransportProtocol(), p[headerLen:total], src, dst) {
@@ -186,7 +186,7 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
-	if f.group && !dst.IsMulticast() {
+	if f.group && !dst.IsMulticast() || src == dst {
 		return drop
 	}
 	rest := p[header.IPv6MinimumSize:total]
