@@ -11,7 +11,7 @@ import (
 // address that it was sent to (sendmsg(2)). Any goroutine may call it; see
 // Batch.Answer for many datagrams.
 func AnswerNonblock(fd int, payload []byte, a Arrival) unix.Errno {
-	var name [unix.SizeofSockaddrInet6]byte
+	var name sockaddr
 	var from control
 	iov := unix.Iovec{Base: unsafe.SliceData(payload)}
 	iov.SetLen(len(payload))

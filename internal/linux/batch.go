@@ -37,14 +37,14 @@ type Arrival struct {
 type Batch struct {
 	headers  []mmsghdr
 	iovs     []unix.Iovec
-	names    [][unix.SizeofSockaddrInet6]byte
+	names    []sockaddr
 	controls []control
 	buffer   []byte
 	size     int
 
 	// to and from are what all datagrams of one Send have in common. segment is
 	// from with the size of the datagrams of a run.
-	to      [unix.SizeofSockaddrInet6]byte
+	to      sockaddr
 	from    control
 	segment [2]control
 }
@@ -68,7 +68,7 @@ func NewBatch(n, size int) *Batch {
 	b := &Batch{
 		headers:  make([]mmsghdr, n),
 		iovs:     make([]unix.Iovec, n),
-		names:    make([][unix.SizeofSockaddrInet6]byte, n),
+		names:    make([]sockaddr, n),
 		controls: make([]control, n),
 		buffer:   make([]byte, n*size),
 		size:     size,
@@ -268,9 +268,12 @@ func (c *control) encode(local Endpoint) int {
 	}
 }
 
+// sockaddr holds a sockaddr_in or sockaddr_in6.
+type sockaddr [unix.SizeofSockaddrInet6]byte
+
 // encodeEndpoint writes a sockaddr_in or sockaddr_in6 and returns its length.
-func encodeEndpoint(to *[unix.SizeofSockaddrInet6]byte, e Endpoint) uint32 {
-	*to = [unix.SizeofSockaddrInet6]byte{}
+func encodeEndpoint(to *sockaddr, e Endpoint) uint32 {
+	*to = sockaddr{}
 	binary.BigEndian.PutUint16(to[2:], e.Port)
 	if e.Addr.Is4() {
 		binary.NativeEndian.PutUint16(to[:], unix.AF_INET)
@@ -285,7 +288,7 @@ func encodeEndpoint(to *[unix.SizeofSockaddrInet6]byte, e Endpoint) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-func decodeEndpoint(from *[unix.SizeofSockaddrInet6]byte) Endpoint {
+func decodeEndpoint(from *sockaddr) Endpoint {
 	port := binary.BigEndian.Uint16(from[2:])
 	if binary.NativeEndian.Uint16(from[:]) == unix.AF_INET {
 		return Endpoint{Addr: netip.AddrFrom4([4]byte(from[4:8])), Port: port}

@@ -188,7 +188,7 @@ func TestEndpointsSurviveTheirSockaddr(t *testing.T) {
 		{Addr: netip.MustParseAddr("2001:db8::7"), Port: 1},
 		{Addr: netip.MustParseAddr("fe80::7"), Port: 53, Scope: 9},
 	} {
-		var raw [unix.SizeofSockaddrInet6]byte
+		var raw sockaddr
 		encodeEndpoint(&raw, e)
 		if got := decodeEndpoint(&raw); got != e {
 			t.Errorf("got %+v, want %+v", got, e)

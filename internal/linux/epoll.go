@@ -30,7 +30,7 @@ type Epoll struct {
 	events [64]unix.EpollEvent
 	space  int // how many of events may be used
 	n      int // how many were
-	err    error
+	errno  unix.Errno
 	yield  bool
 }
 
@@ -84,14 +84,17 @@ func (e *Epoll) Modify(fd int, token uint64, events uint32) error {
 func (e *Epoll) Delete(fd int) error { return e.ctl(unix.EPOLL_CTL_DEL, fd, 0, 0) }
 
 func (e *Epoll) ctl(op, fd int, token uint64, events uint32) error {
-	var err error
-	if cerr := e.raw.Control(func(efd uintptr) {
+	var errno unix.Errno
+	if err := e.raw.Control(func(efd uintptr) {
 		ev := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
-		err = unix.EpollCtl(int(efd), op, fd, &ev)
-	}); cerr != nil {
-		return cerr
+		errno = epollControl(int(efd), op, fd, &ev)
+	}); err != nil {
+		return err
 	}
-	return os.NewSyscallError("epoll_ctl", err)
+	if errno != 0 {
+		return os.NewSyscallError("epoll_ctl", errno)
+	}
+	return nil
 }
 
 // Wait fills ready with what is ready and returns how many there are. It returns
@@ -128,8 +131,8 @@ func (e *Epoll) Yield(ready []Ready) (int, error) {
 
 // report turns what poll has found into ready.
 func (e *Epoll) report(ready []Ready) (int, error) {
-	if e.err != nil {
-		return 0, os.NewSyscallError("epoll_wait", e.err)
+	if e.errno != 0 {
+		return 0, os.NewSyscallError("epoll_wait", e.errno)
 	}
 	count := 0
 	for _, ev := range e.events[:e.n] {
@@ -154,11 +157,8 @@ func (e *Epoll) poll(fd uintptr) (done bool) {
 		e.Wake() // now, as Go's poller has just begun to wait for a change
 		return false
 	}
-	e.err = retry(func() (err error) {
-		e.n, err = unix.EpollWait(int(fd), e.events[:e.space], 0)
-		return err
-	})
-	return e.err != nil || e.n > 0
+	e.n, e.errno = epollPoll(int(fd), e.events[:e.space])
+	return e.errno != 0 || e.n > 0
 }
 
 // SetDeadline makes Wait return at t; the zero time takes the deadline away.

@@ -41,7 +41,7 @@ type noticeControl struct {
 // ReceiveNotice takes an entry off a socket's error queue, without waiting, and
 // puts what came back of the datagram into buf. EAGAIN says that there is none.
 func ReceiveNotice(fd int, buf []byte) (Notice, unix.Errno) {
-	var name [unix.SizeofSockaddrInet6]byte
+	var name sockaddr
 	var control noticeControl
 	var iov unix.Iovec
 	if len(buf) > 0 {
@@ -100,7 +100,7 @@ func (n *Notice) decodeError(data []byte) {
 	if !n.ICMP {
 		return
 	}
-	var offender [unix.SizeofSockaddrInet6]byte
+	var offender sockaddr
 	copy(offender[:], data[size:])
 	switch binary.NativeEndian.Uint16(offender[:]) {
 	case unix.AF_INET, unix.AF_INET6:

@@ -15,7 +15,8 @@ import (
 // with Epoll and so cannot use package net. Descriptors made here are
 // non-blocking and closed on exec; the caller owns them.
 
-// KeepAlive is when a silent TCP connection is probed and given up (tcp(7)).
+// KeepAlive is when a silent TCP connection is probed and given up (tcp(7)). The
+// zero value is what the host is set to (net.ipv4.tcp_keepalive_time ...).
 type KeepAlive struct {
 	Idle     time.Duration // silence before the first probe, in whole seconds
 	Interval time.Duration // between probes, in whole seconds
@@ -64,9 +65,9 @@ func openInet(at netip.AddrPort, typ int, bind func(int, unix.Sockaddr) error) (
 	if at.Addr().Is6() {
 		domain = unix.AF_INET6
 	}
-	fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := Socket(domain, typ, 0)
 	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+		return -1, err
 	}
 	var sa unix.Sockaddr
 	if domain == unix.AF_INET6 {
@@ -88,10 +89,14 @@ func openInet(at netip.AddrPort, typ int, bind func(int, unix.Sockaddr) error) (
 // TuneTCP sets TCP_NODELAY and keepAlive on a TCP socket, and has urgent data
 // stay in the stream (SO_OOBINLINE, socket(7)), where AtMark finds it.
 func TuneTCP(fd int, keepAlive KeepAlive) error {
-	return setInts(fd,
+	err := setInts(fd,
 		sockopt{unix.SOL_TCP, unix.TCP_NODELAY, 1},
 		sockopt{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
-		sockopt{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		sockopt{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1})
+	if err != nil || keepAlive == (KeepAlive{}) {
+		return err
+	}
+	return setInts(fd,
 		sockopt{unix.SOL_TCP, unix.TCP_KEEPIDLE, seconds(keepAlive.Idle)},
 		sockopt{unix.SOL_TCP, unix.TCP_KEEPINTVL, seconds(keepAlive.Interval)},
 		sockopt{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAlive.Count})
@@ -111,8 +116,8 @@ type sockopt struct{ level, name, value int }
 
 func setInts(fd int, options ...sockopt) error {
 	for _, o := range options {
-		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			return os.NewSyscallError("setsockopt", err)
+		if errno := setInt(fd, o); errno != 0 {
+			return os.NewSyscallError("setsockopt", errno)
 		}
 	}
 	return nil
@@ -155,15 +160,18 @@ func Unpace(fd int) error {
 // Connect starts to connect fd. It does not wait: EINPROGRESS says that the
 // outcome is told by Connected once fd is writable.
 func Connect(fd int, to netip.AddrPort) error {
-	sa, err := scopedSockaddr(fd, to)
+	scope, err := scopeOf(fd, to.Addr())
 	if err != nil {
 		return err
 	}
-	err = unix.Connect(fd, sa)
-	if err == unix.EINTR { // it goes on by itself
-		err = unix.EINPROGRESS
+	errno := beginConnect(fd, Endpoint{Addr: to.Addr(), Port: to.Port(), Scope: scope})
+	switch errno {
+	case 0:
+		return nil
+	case unix.EINTR: // it goes on by itself
+		errno = unix.EINPROGRESS
 	}
-	return os.NewSyscallError("connect", err)
+	return os.NewSyscallError("connect", errno)
 }
 
 // Connected tells what came of Connect: nil, the error, or EINPROGRESS while
@@ -175,34 +183,25 @@ func Connected(fd int) error {
 	if err := SocketError(fd); err != nil {
 		return os.NewSyscallError("connect", err)
 	}
-	peer, err := unix.Getpeername(fd)
-	if err != nil {
+	peer, errno := endpoint(unix.SYS_GETPEERNAME, fd)
+	if errno != 0 {
 		return os.NewSyscallError("connect", unix.EINPROGRESS)
 	}
-	local, err := unix.Getsockname(fd)
-	if err == nil && sameSockaddr(local, peer) {
-		err = unix.ECONNREFUSED
+	local, errno := endpoint(unix.SYS_GETSOCKNAME, fd)
+	if errno == 0 && local == peer {
+		errno = unix.ECONNREFUSED
 	}
-	return os.NewSyscallError("connect", err)
-}
-
-func sameSockaddr(a, b unix.Sockaddr) bool {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		b, ok := b.(*unix.SockaddrInet4)
-		return ok && a.Port == b.Port && a.Addr == b.Addr
-	case *unix.SockaddrInet6:
-		b, ok := b.(*unix.SockaddrInet6)
-		return ok && a.Port == b.Port && a.Addr == b.Addr
+	if errno != 0 {
+		return os.NewSyscallError("connect", errno)
 	}
-	return false
+	return nil
 }
 
 // SocketError takes the pending error off a socket; nil means there was none.
 func SocketError(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
+	code, errno := getInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if errno != 0 {
+		return os.NewSyscallError("getsockopt", errno)
 	}
 	if code != 0 {
 		return unix.Errno(code)
@@ -254,24 +253,31 @@ func scopedSockaddr(fd int, to netip.AddrPort) (unix.Sockaddr, error) {
 	if addr.Is4() {
 		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: addr.As4()}, nil
 	}
-	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: addr.As16()}
+	scope, err := scopeOf(fd, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: addr.As16(), ZoneId: scope}, nil
+}
+
+// scopeOf is the index of the interface that an address names, 0 where it names
+// none.
+func scopeOf(fd int, addr netip.Addr) (uint32, error) {
 	zone := addr.Zone()
 	if zone == "" {
-		return sa, nil
+		return 0, nil
 	}
 	if index, err := strconv.ParseUint(zone, 10, 32); err == nil {
-		sa.ZoneId = uint32(index)
-		return sa, nil
+		return uint32(index), nil
 	}
 	ifr, err := unix.NewIfreq(zone)
 	if err == nil {
 		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", zone, os.NewSyscallError("ioctl SIOCGIFINDEX", err))
+		return 0, fmt.Errorf("interface %s: %w", zone, os.NewSyscallError("ioctl SIOCGIFINDEX", err))
 	}
-	sa.ZoneId = ifr.Uint32()
-	return sa, nil
+	return ifr.Uint32(), nil
 }
 
 // BindSource binds a socket of addr's family to addr, and leaves the port to the

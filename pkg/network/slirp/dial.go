@@ -117,7 +117,8 @@ func (d *dial) connect(l *loop, fd int, to netip.AddrPort, timeout time.Duration
 	}
 }
 
-// keepAlive is for both sides of a connection. It is Linux's default.
+// keepAlive is for the namespace's side of a connection, and Linux's default. The
+// host's side has what the host is set to.
 var keepAlive = linux.KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
 
 // newStreamSocket makes a TCP socket for an address.
@@ -126,25 +127,17 @@ func newStreamSocket(to netip.Addr) (int, error) {
 	if to.Is4() {
 		domain = unix.AF_INET
 	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := linux.Socket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if err != nil {
 		return -1, err
 	}
 	if to.IsLoopback() {
-		// The loopback neither loses nor has a rate; see setCongestionControl. If
-		// it is not allowed it is only slower.
-		_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
-	}
-	// Urgent data stays where it is in the stream (tcp(7)): the stack knows no other
-	// place for it.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil {
-		unix.Close(fd)
-		return -1, err
+		_ = linux.Unpace(fd) // if it is not allowed it is only slower
 	}
 	// The sender in the namespace has decided how to cut its stream, so nothing is
 	// held back for more.
-	if err := linux.TuneTCP(fd, keepAlive); err != nil {
-		unix.Close(fd)
+	if err := linux.TuneTCP(fd, linux.KeepAlive{}); err != nil {
+		linux.Close(fd)
 		return -1, err
 	}
 	return fd, nil

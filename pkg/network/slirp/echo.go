@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
@@ -124,14 +125,14 @@ func newPingSocket(ipv6 bool) (int, error) {
 	if ipv6 {
 		domain, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
 	}
-	return unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+	return linux.Socket(domain, unix.SOCK_DGRAM, proto)
 }
 
 // logPingSockets says what to set where the host has no ping sockets for us.
 func logPingSockets(log *slog.Logger) {
 	fd, err := newPingSocket(false)
 	if err == nil {
-		unix.Close(fd)
+		linux.Close(fd)
 		return
 	}
 	if errors.Is(err, unix.EACCES) {

@@ -213,7 +213,7 @@ func (t *flowTable) openSession(key sessionKey, to netip.Addr) (*session, error)
 		err = linux.AskForErrors(fd, key.guest.Addr().Is6())
 	}
 	if err != nil {
-		unix.Close(fd)
+		linux.Close(fd)
 		return nil, err
 	}
 	s := &session{sessionKey: key, table: t, loop: t.loops[fd%len(t.loops)], fd: fd}
@@ -222,7 +222,7 @@ func (t *flowTable) openSession(key sessionKey, to netip.Addr) (*session, error)
 	}
 	s.users.open()
 	if err := s.loop.watch(fd, unix.EPOLLIN, s); err != nil {
-		unix.Close(fd)
+		linux.Close(fd)
 		return nil, err
 	}
 	t.sessions[key] = s

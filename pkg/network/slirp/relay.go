@@ -174,7 +174,7 @@ func (r *relay) close(reset bool) {
 		resetAndClose(r.fd)
 		r.ep.Abort()
 	} else {
-		unix.Close(r.fd)
+		linux.Close(r.fd)
 	}
 	r.ep.Close()
 	if r.over != nil {
@@ -185,7 +185,7 @@ func (r *relay) close(reset bool) {
 // resetAndClose closes a TCP socket so that its peer sees a reset.
 func resetAndClose(fd int) {
 	_ = linux.ResetOnClose(fd) // it fails on no TCP socket
-	unix.Close(fd)
+	linux.Close(fd)
 }
 
 // halfOpenIdle is how long a kernel keeps a connection that its program has closed
@@ -250,7 +250,7 @@ func (r *relay) pumpToHost() {
 // endToHost passes on that the namespace has sent all.
 func (r *relay) endToHost() {
 	switch r.toHostDone = true; {
-	case unix.Shutdown(r.fd, unix.SHUT_WR) != nil:
+	case linux.EndStream(r.fd) != nil:
 		r.close(true)
 	case r.toGuestDone:
 		r.close(false)

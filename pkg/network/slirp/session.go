@@ -76,7 +76,7 @@ func (s *session) abort() {}
 func (s *session) release() {
 	if s.users.leave() {
 		s.loop.forget(s.fd)
-		unix.Close(s.fd)
+		linux.Close(s.fd)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
@@ -140,7 +141,7 @@ func (u *udpRelay) socket(guest netip.AddrPort) (int, error) {
 	if guest.Addr().Is4() {
 		domain = unix.AF_INET
 	}
-	return unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	return linux.Socket(domain, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 }
 
 // ntpPort is the port of the Network Time Protocol.
