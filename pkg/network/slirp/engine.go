@@ -99,6 +99,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		guests:     e.guests,
 	}
 	e.watchLimits(n.log)
+	e.link.acks = newHeldACKs(e.link.writePacket)
 	s, err := newStack(e.link, n.subnets, n.clock)
 	if err != nil {
 		e.stopLoops()

@@ -42,6 +42,10 @@ func (l *loop) await(events []linux.Ready) (int, error) {
 	if n > 0 || err != nil || !l.ready.sleep() {
 		return n, err
 	}
+	if l.acks != nil {
+		l.acks.sleep()
+		defer l.acks.awake()
+	}
 	l.idle.rounds = 0
 	asleep := time.Now()
 	n, err = l.epoll.Wait(events)

@@ -50,6 +50,7 @@ type link struct {
 	writer     *datagramWriter                           // of ICMP errors
 	guests     *guests
 	inbound    *inbound // where frames to the namespace's lo go
+	acks       *heldACKs
 	dispatcher stack.NetworkDispatcher
 
 	// The loop's own: the memory for the next frame, what was found about the last,
@@ -75,6 +76,7 @@ const fairFrames = 32
 // start has l read frames, and fail called when the device no longer works.
 func (l *link) start(on *loop, fail func(error)) error {
 	l.view, l.fail = buffer.NewViewSize(maxFrame), fail
+	on.acks = l.acks
 	return on.watch(l.dev.fd, unix.EPOLLIN, l)
 }
 
@@ -131,6 +133,7 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		if f.opens {
 			l.onSYN(f.proto, frame[ethernetSize:])
 		}
+		l.acks.came(n)
 		if n <= copyBelow {
 			l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
 			break
@@ -177,7 +180,7 @@ func (l *link) deliver(frame buffer.Buffer, proto tcpip.NetworkProtocolNumber) {
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	sent := 0
 	for _, pkt := range pkts.AsSlice() {
-		if err := l.writePacket(pkt); err != nil {
+		if err := l.acks.pass(pkt); err != nil {
 			return sent, &tcpip.ErrNoBufferSpace{}
 		}
 		sent++

@@ -39,6 +39,7 @@ type loop struct {
 
 	ready readyQueue
 	idle  idleness
+	acks  *heldACKs // of the loop that reads the TAP, else nil
 }
 
 // watcher is what owns a descriptor.
@@ -142,6 +143,9 @@ func (l *loop) run() error {
 		for i, r := range relays {
 			relays[i] = nil
 			r.guestEvent()
+		}
+		if l.acks != nil {
+			l.acks.round()
 		}
 	}
 }
