@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
@@ -31,8 +33,13 @@ const dialTimeout = 127 * time.Second
 // it that nobody waits any more.
 const giveUpGrace = 3 * time.Second
 
+// maxSpare is how many goroutines that have set up a connection wait for the next.
+const maxSpare = 16
+
 // tcpForwarder sets up TCP connections of the namespace. For a SYN that belongs
-// to no connection, gVisor's forwarder starts a goroutine, which
+// to no connection, gVisor's forwarder starts a goroutine. It hands the work to one
+// that has done it before, where one waits, because the stack of a new goroutine
+// grows by copies, four of them to set up a connection. That one
 //
 //  1. asks the egress where the connection goes: nowhere, or nowhere by policy, is
 //     a reset; to the DNS server, which answers by itself (dns_stream.go);
@@ -40,7 +47,7 @@ const giveUpGrace = 3 * time.Second
 //     error (unreachable.go), no answer is none; it gives up when the namespace
 //     has (a reset, or no more SYNs);
 //  3. completes the handshake with the namespace;
-//  4. hands both ends to a loop, and ends.
+//  4. hands both ends to a loop.
 type tcpForwarder struct {
 	stack     *stack.Stack
 	egress    *egress
@@ -48,6 +55,8 @@ type tcpForwarder struct {
 	loops     []*loop
 	writer    *datagramWriter // of ICMP errors
 	forwarder *tcp.Forwarder
+	requests  chan *tcp.ForwarderRequest // for those that wait
+	spare     atomic.Int32               // how many wait
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,6 +72,7 @@ type tcpForwarder struct {
 // newTCPForwarder makes s hand over its SYNs. close and wait end it.
 func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter) *tcpForwarder {
 	t := &tcpForwarder{stack: s, egress: e, dns: d, loops: loops, writer: w, dials: make(map[stack.TransportEndpointID]*dial)}
+	t.requests = make(chan *tcp.ForwarderRequest)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.forwarder = tcp.NewForwarder(s, defaultTCPBuffer, maxDials, t.handle)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.handlePacket)
@@ -137,8 +147,36 @@ func (t *tcpForwarder) meet(child tcpip.Address, mac macAddr) {
 	}
 }
 
-// handle sets up one connection.
+// handle is what gVisor starts a goroutine for.
 func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
+	select {
+	case t.requests <- req:
+		return
+	default:
+	}
+	t.running.Add(1) // its dial still counts
+	defer t.running.Done()
+	t.setUp(req)
+	for t.spare.Add(1) <= maxSpare && t.await() {
+	}
+	t.spare.Add(-1)
+}
+
+// await waits for another connection and sets it up. It is false when the engine
+// stops.
+func (t *tcpForwarder) await() bool {
+	select {
+	case req := <-t.requests:
+		t.spare.Add(-1)
+		t.setUp(req)
+		return true
+	case <-t.ctx.Done():
+		return false
+	}
+}
+
+// setUp sets up one connection.
+func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 	id := req.ID()
 	t.mu.Lock()
 	d := t.dials[id]
@@ -247,13 +285,13 @@ func (t *tcpForwarder) dialHost(d *dial, to netip.AddrPort, timeout time.Duratio
 		return -1, nil, err
 	}
 	if err := t.egress.out.apply(fd, to.Addr()); err != nil {
-		unix.Close(fd)
+		linux.Close(fd)
 		return -1, nil, err
 	}
 	l := t.loops[fd%len(t.loops)]
 	if err := d.connect(l, fd, to, timeout); err != nil {
 		l.forget(fd)
-		unix.Close(fd)
+		linux.Close(fd)
 		return -1, nil, err
 	}
 	return fd, l, nil
