@@ -356,3 +356,30 @@ func TestALentCardNeedsNoLeaveToMakeUserNamespaces(t *testing.T) {
 		t.Error("an unfinished state file is left")
 	}
 }
+
+func TestLentCardsAreListed(t *testing.T) {
+	s := newLANSite(t)
+	if got := succeeds(t, s.netns(t, "list", "--json")).Stdout; got != "[]\n" {
+		t.Errorf("without a card: %q", got)
+	}
+	s.lend(t)
+	g := startGate(t, s.Host, onCard("sleep", "infinity")...)
+	got := succeeds(t, s.netns(t, "list")).Stdout
+	lines := strings.Split(got, "\n")
+	if want := []string{"eth1", "move", "ada", "ready", "198.51.100.17/28,2001:db8:0:1::1/64", "2", cardDir}; len(lines) != 3 || !slices.Equal(strings.Fields(lines[1]), want) {
+		t.Errorf("with a gate on a card:\n%s\nwant a line of %q", got, want)
+	}
+	g.stop(t)
+	// What died on its way is listed as well, wherever it is.
+	s.giveBack(t)
+	r := s.Run(t, s.RootCommand("probe", "lend-until", "7", "move"))
+	if got := succeeds(t, s.netns(t, "list")).Stdout; !strings.Contains(got, "unfinished") {
+		t.Errorf("after a crash (%v):\n%s", r, got)
+	}
+	succeeds(t, s.netns(t, "create", "--interface=eth1", "--user=ada", "--ns-dir=/srv/other", "--mode=macvlan", "--address=198.51.100.29/28", "--dns=198.51.100.18"))
+	if got := succeeds(t, s.netns(t, "list", "--json")).Stdout; len(lacks(got, `"dir":"/srv/other"`, `"mode":"macvlan"`, `"addresses":["198.51.100.29/28"]`, `"ready":true`, `"processes":[]`)) > 0 {
+		t.Errorf("in another directory: %s", got)
+	}
+	succeeds(t, s.netns(t, "destroy", "--ns-dir=/srv/other"))
+	s.giveBack(t)
+}

@@ -22,7 +22,7 @@ func netnsCommand() *cli.Command {
 			}
 			return usageError(c, errors.New("netns: a command is missing: create, destroy or list"), true)
 		},
-		Subcommands: []*cli.Command{netnsCreateCommand(), netnsDestroyCommand()},
+		Subcommands: []*cli.Command{netnsCreateCommand(), netnsDestroyCommand(), netnsListCommand()},
 	}
 }
 

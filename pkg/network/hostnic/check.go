@@ -27,7 +27,7 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &state{Version: stateVersion, User: o.Owner.Name, UID: o.Owner.UID, Mode: o.Mode, Made: time.Now()}
+	s := &state{Version: stateVersion, User: o.Owner.Name, UID: o.Owner.UID, Mode: o.Mode, Once: o.once, Made: time.Now()}
 	if s.HostNetwork, err = os.Readlink("/proc/self/ns/net"); err != nil {
 		return nil, nil, err
 	}

@@ -71,6 +71,8 @@ type CreateOptions struct {
 
 	// Logger takes warnings, and each step at debug level. Nil discards them.
 	Logger *slog.Logger
+
+	once bool // for one gate: see Around
 }
 
 // Create lends a card. When it returns an error, all is as it was; when it does not

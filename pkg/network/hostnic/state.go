@@ -37,6 +37,9 @@ type state struct {
 	// Ready says that nothing is missing: a gate may use the card.
 	Ready bool `json:"ready"`
 
+	// Once says that the card is lent for one gate, which gives it back.
+	Once bool `json:"once,omitempty"`
+
 	// HostNetwork names the network namespace that the card is from, as
 	// readlink(/proc/self/ns/net) gives it.
 	HostNetwork string `json:"hostNetwork"`
