@@ -24,8 +24,7 @@ type docker struct {
 	*testenv.Process // rootlesskit, which the script becomes
 	release          dockerRelease
 
-	// environ is what commands have in their environment besides the user's: the
-	// script is told its network, as it looks for slirp4netns, which is not there.
+	// environ is what commands have in their environment besides the user's.
 	environ []string
 }
 
@@ -47,7 +46,7 @@ var unpacking struct {
 }
 
 // withDocker runs a test with each release, on a Host where our rootlesskit is
-// found first, and slirp4netns nowhere.
+// found first, and no helper of RootlessKit anywhere.
 func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 	t.Helper()
 	const from = "../bin/docker"
@@ -71,11 +70,17 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 			d.environ = []string{
 				"PATH=" + strings.Join(path, ":"),
 				"LD_LIBRARY_PATH=" + root + "/usr/lib",
-				"DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns",
 				"DOCKER_HOST=unix://" + d.User.RuntimeDir + "/docker.sock",
 				"DOCKER_BUILDKIT=0",
 			}
-			d.Hide(t, "/usr/bin/slirp4netns")
+			if release.old { // its script looks for slirp4netns, else gives up
+				d.environ = append(d.environ, "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns")
+			}
+			for _, helper := range []string{"slirp4netns", "pasta", "vpnkit"} {
+				if path, err := exec.LookPath(helper); err == nil {
+					d.Hide(t, path)
+				}
+			}
 			test(t, d)
 		})
 	}

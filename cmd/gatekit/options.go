@@ -97,7 +97,7 @@ func newLogger(level, format string) (*slog.Logger, error) {
 // logHelpers says which flags are about helpers that are built in.
 func logHelpers(c *cli.Context, o *parent.Options) error {
 	var flags []string
-	if _, helper := persona.Network(c.String("net")); helper {
+	if _, helper := personaOf(c).Network(c.String("net")); helper {
 		flags = append(flags, "--net="+c.String("net"))
 	}
 	if _, helper := persona.PortDriver(c.String("port-driver")); helper {
@@ -125,7 +125,7 @@ var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error
 }
 
 func setNetwork(c *cli.Context, o *parent.Options) (err error) {
-	name, _ := persona.Network(c.String("net"))
+	name, _ := personaOf(c).Network(c.String("net"))
 	make, ok := drivers[name]
 	if !ok {
 		return fmt.Errorf("--net=%s: want host, none, slirp or hostnic", name)
@@ -262,7 +262,7 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	driver, _ := persona.PortDriver(c.String("port-driver"))
 	if driver == "" {
 		driver = "none"
-		if network, _ := persona.Network(c.String("net")); network == "slirp" || network == hostnic.DriverName {
+		if network, _ := personaOf(c).Network(c.String("net")); network == "slirp" || network == hostnic.DriverName {
 			driver = "builtin"
 		}
 	}

@@ -37,6 +37,10 @@ type Persona struct {
 	// PrintPorts and PrintInfo.
 	Plain bool
 
+	// EmptyNet reports whether --net= with an empty value is slirp: the
+	// dockerd-rootless.sh of Docker 28 passes one where it has found no helper.
+	EmptyNet bool
+
 	// DriversMTU reports whether --mtu=0 is the default and leaves the MTU to the
 	// network driver.
 	DriversMTU bool
@@ -63,6 +67,7 @@ var RootlessKit = Persona{
 	PortDriver:   "none",
 	Commas:       true,
 	Plain:        true,
+	EmptyNet:     true,
 	DriversMTU:   true,
 	signalCode:   255,
 }
@@ -121,8 +126,12 @@ var HelperFlags = []struct{ Name, Meaning string }{
 
 // Network is the network driver that a value of --net names. helper is true
 // where that is one of RootlessKit's helpers.
-func Network(value string) (driver string, helper bool) {
+func (p Persona) Network(value string) (driver string, helper bool) {
 	switch value {
+	case "":
+		if p.EmptyNet {
+			return "slirp", true
+		}
 	case "slirp4netns", "pasta", "vpnkit", "gvisor-tap-vsock":
 		return "slirp", true
 	}

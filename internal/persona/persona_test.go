@@ -47,6 +47,7 @@ func TestWhatDiffers(t *testing.T) {
 		"an MTU of 0 for VPNKit":      {func(p Persona) any { return p.MTU(0, "vpnkit") }, 0, 1500},
 		"an MTU of 0 for what is new": {func(p Persona) any { return p.MTU(0, "slirp") }, 0, 1500},
 		"an MTU that was asked for":   {func(p Persona) any { return p.MTU(1400, "slirp4netns") }, 1400, 1400},
+		"a network without a name":    {func(p Persona) any { driver, _ := p.Network(""); return driver }, "", "slirp"},
 		"tables":                      {func(p Persona) any { return p.Plain }, false, true},
 	} {
 		if got := tc.of(Gatekit); got != tc.gatekit {
@@ -72,10 +73,11 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 		"host":             {"host", false},
 		"none":             {"none", false},
 		"lxc-user-nic":     {"lxc-user-nic", false}, // no helper: it needs a bridge of the host
-		"":                 {"", false},
 	} {
-		if driver, helper := Network(value); (answer{driver, helper}) != want {
-			t.Errorf("--net=%s: %s, %v, want %v", value, driver, helper, want)
+		for _, p := range []Persona{Gatekit, RootlessKit} {
+			if driver, helper := p.Network(value); (answer{driver, helper}) != want {
+				t.Errorf("%s --net=%s: %s, %v, want %v", p.Gate, value, driver, helper, want)
+			}
 		}
 	}
 	for value, want := range map[string]answer{
