@@ -94,6 +94,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		mtu:        uint32(n.plan.Interface.MTU),
 		inspector:  inspector{mac: gatewayMAC, subnets: n.subnets},
 		onDatagram: e.handleDatagram,
+		onEmpty:    e.udp.flush,
 		onEcho:     e.echo.send,
 		writer:     writer,
 		guests:     e.guests,

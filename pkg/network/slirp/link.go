@@ -45,6 +45,7 @@ type link struct {
 	mtu        uint32
 	inspector  inspector
 	onDatagram func(*datagram) bool // false when it is refused
+	onEmpty    func()               // all frames that had come were passed on
 	onEcho     func(*datagram)
 	onSYN      func(tcpip.NetworkProtocolNumber, []byte) // with the packet, before the stack
 	writer     *datagramWriter                           // of ICMP errors
@@ -71,7 +72,7 @@ var (
 
 // fairFrames is how many frames are read before host sockets get their turn. The
 // device is watched level-triggered.
-const fairFrames = 32
+const fairFrames = 64
 
 // start has l read frames, and fail called when the device no longer works.
 func (l *link) start(on *loop, fail func(error)) error {
@@ -82,6 +83,7 @@ func (l *link) start(on *loop, fail func(error)) error {
 
 // hostEvent implements watcher: it reads frames.
 func (l *link) hostEvent(on *loop, _ uint32) {
+	defer l.onEmpty()
 	for range fairFrames {
 		h, n, err := l.dev.read(l.view.AsSlice())
 		switch {

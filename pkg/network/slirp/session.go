@@ -24,6 +24,10 @@ type session struct {
 	// frames.
 	path path
 
+	// single says that the host's side does not take several datagrams as one. It
+	// belongs to the goroutine that reads frames, as well.
+	single bool
+
 	notices sync.Mutex // held while the error queue is read; guards mtu
 	mtu     uint32     // of the last path that did not take a datagram
 
@@ -90,6 +94,7 @@ func (s *session) send(d *datagram, to netip.AddrPort) {
 	payload, errno := d.payload, s.transmit(d.payload, to, d.segment)
 	if errno != 0 && d.segment != 0 {
 		payload, errno = s.sendSegments(d, to)
+		s.single = errno == 0
 	}
 	if errno == 0 {
 		return

@@ -48,8 +48,9 @@ const (
 
 // udpRelay relays UDP between frames and sockets of the host, without the stack.
 //
-// Outbound datagrams are sent on the goroutine that read the frame; replies are
-// read, in batches, by the host side of a loop, and written as frames. What the
+// Outbound datagrams are sent by the loop that read the frames, several of a flow at
+// once (run.go); replies are read, in batches, by the loop of their socket, and
+// written as frames. What the
 // namespace wants of the path, its time to live less one hop and whether its
 // datagram may be fragmented, the socket of the host wants as well.
 type udpRelay struct {
@@ -57,6 +58,7 @@ type udpRelay struct {
 	dns       *dnsForwarder
 	filtering Filtering
 	passes    func(*session, netip.AddrPort) bool // u.accepts
+	run       run
 }
 
 func newUDPRelay(e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter, f Filtering) *udpRelay {
@@ -112,8 +114,12 @@ func packetTTL(pkt *stack.PacketBuffer) uint8 {
 }
 
 // send relays a datagram of the namespace, and is false when it is not let out.
-// The payload is not kept.
+// The payload is not kept. It may wait for flush.
 func (u *udpRelay) send(d *datagram) bool {
+	if u.run.add(d) {
+		return true
+	}
+	u.run.flush()
 	if u.dns.serves(d.dst) {
 		u.dns.query(u.writer, d)
 		return true
@@ -130,10 +136,15 @@ func (u *udpRelay) send(d *datagram) bool {
 		u.undeliverable(d, err)
 		return true
 	}
-	f.session.send(d, f.to)
-	f.session.release()
+	if !u.run.begin(d, f.session, f.to) {
+		f.session.send(d, f.to)
+		f.session.release()
+	}
 	return true
 }
+
+// flush sends what waits.
+func (u *udpRelay) flush() { u.run.flush() }
 
 // socket implements carrier.
 func (u *udpRelay) socket(guest netip.AddrPort) (int, error) {
