@@ -164,7 +164,7 @@ func imageRoot(t *testing.T) []byte {
 		}
 		add(&tar.Header{Name: name, Mode: 0o755}, content)
 	}
-	for _, name := range []string{"sh", "cat", "echo", "ip", "nslookup", "ping", "sleep", "wget"} {
+	for _, name := range []string{"sh", "cat", "echo", "httpd", "ip", "nslookup", "ping", "sleep", "wget"} {
 		add(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"}, nil)
 	}
 	if err := w.Close(); err != nil {

@@ -17,7 +17,7 @@
 //	persona_test.go     our programs under RootlessKit's names
 //	hostnic_*_test.go   network cards: lending, giving back, gates on them
 //	ports_*_test.go     forwards: reach, source addresses, changes, restoring
-//	docker_*_test.go    Docker on our rootlesskit: ports, clients, names, restarts
+//	docker_*_test.go    Docker on our rootlesskit: ports, clients, names, restarts, its document
 //	gatectl_*_test.go   what gatectl prints, finds and joins
 //	api_*_test.go       the API against its document
 package test

@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -61,6 +62,8 @@ func session(examples []example) string {
 		case !background:
 		case strings.HasPrefix(rest, "gatekit"):
 			b.WriteString("until gatectl info >/dev/null 2>&1; do sleep 0.02; done\n")
+		case strings.HasPrefix(rest, "dockerd"):
+			b.WriteString("until docker -H unix://$XDG_RUNTIME_DIR/docker.sock version >/dev/null 2>&1; do sleep 0.02; done\n")
 		case strings.Contains(rest, "exec"):
 			port := regexp.MustCompile(`(\d+) $`).FindString(rest)
 			fmt.Fprintf(&b, "until gatectl exec ss -tlnH 'sport = %s' | grep -q LISTEN; do sleep 0.02; done; sleep 0.6\n", port)
@@ -73,15 +76,20 @@ func session(examples []example) string {
 }
 
 func TestTheExamplesOfThePortsDocument(t *testing.T) {
-	const path = "../docs/ports.md"
+	s := newSite(t)
+	runExamples(t, s.Host, "../docs/ports.md", 20, s.Command("bash", "-s"))
+}
+
+// runExamples runs the examples of a document, which has that many or more, by a
+// shell on a Host.
+func runExamples(t *testing.T, h *testenv.Host, path string, atLeast int, shell *exec.Cmd) {
+	t.Helper()
 	examples := readExamples(t, path)
-	if len(examples) < 20 {
+	if len(examples) < atLeast {
 		t.Fatalf("%s has %d examples: are they read right?", path, len(examples))
 	}
-	s := newSite(t)
-	cmd := s.Command("bash", "-s")
-	cmd.Stdin = strings.NewReader(session(examples))
-	p := s.Start(t, cmd)
+	shell.Stdin = strings.NewReader(session(examples))
+	p := h.Start(t, shell)
 	testenv.Until(t, "the end of the session", func() bool { return strings.Contains(p.Stdout(), "#end\n") || !p.Running() })
 	p.Wait(t)
 	rest := p.Stdout()

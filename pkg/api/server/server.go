@@ -88,8 +88,8 @@ type Options struct {
 	WriteTimeout time.Duration
 
 	// IdleTimeout closes a connection that is not used. Zero means 5 seconds:
-	// dockerd 23 to 28 forgets a connection for each "docker version", and these
-	// count for MaxConnections.
+	// dockerd (28.5, for one) forgets a connection for each "docker version", and
+	// these count for MaxConnections.
 	IdleTimeout time.Duration
 
 	// ShutdownTimeout is how long requests may go on when Run is to end. Zero
