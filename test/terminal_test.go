@@ -173,6 +173,43 @@ func TestAShellInsideControlsItsJobs(t *testing.T) {
 	}
 }
 
+// A shell that stops itself stops the gate, whose process group is another one.
+func TestAShellInsideSuspendsItself(t *testing.T) {
+	h := testenv.NewHost(t)
+	for name, flags := range terminalFlags {
+		t.Run(name, func(t *testing.T) { suspendInside(t, h, append([]string{"gatekit"}, flags...)) })
+	}
+	t.Run("gatectl exec", func(t *testing.T) {
+		g := startGate(t, h, "--net=slirp", "--pidns", "sleep", "60")
+		suspendInside(t, h, []string{"gatectl", "--socket", g.socket(), "exec"})
+		g.stop(t)
+	})
+}
+
+// suspendInside runs a shell inside from one outside, and goes from one to the
+// other and back.
+func suspendInside(t *testing.T, h *testenv.Host, inside []string) {
+	t.Helper()
+	x, p := onTerminal(t, h, "bash", "--norc", "--noediting", "-i")
+	x.Type(t, strings.Join(inside, " ")+" bash --norc --noediting -i\n")
+	x.Type(t, "echo inside-$(id -u)\n")
+	x.Expect(t, "inside-0")
+	for i := range 3 {
+		x.Type(t, "suspend\n")
+		x.Expect(t, "Stopped")
+		x.Type(t, fmt.Sprintf("echo outside-$((%d+1))\n", i))
+		x.Expect(t, fmt.Sprintf("outside-%d", i+1))
+		x.Type(t, "fg\n")
+		x.Type(t, fmt.Sprintf("echo back-$((%d+1))-$(id -u)\n", i))
+		x.Expect(t, fmt.Sprintf("back-%d-0", i+1))
+	}
+	x.Type(t, "exit 5\n")
+	x.Type(t, "exit $?\n")
+	if r := p.Wait(t); r.Code != 5 {
+		t.Errorf("%v\n%s", r, x.Output)
+	}
+}
+
 func TestAHangupEndsTheGate(t *testing.T) {
 	h := testenv.NewHost(t)
 	before := trace(t, h)

@@ -194,11 +194,10 @@ func wait(program *linux.Process) error {
 		case err != nil:
 			return err
 		case status.Stopped():
-			if !linux.HasTerminal() {
-				continue // who stopped it will continue it
+			// Without a terminal, who stopped it will continue it.
+			if linux.StopWithCommand() {
+				_ = program.Signal(unix.SIGCONT)
 			}
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-			_ = program.Signal(unix.SIGCONT)
 		case status.Signaled():
 			return exitCode(128 + int(status.Signal()))
 		case status.ExitStatus() != 0:

@@ -59,7 +59,8 @@ func run(args []string) int {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals, linux.ForwardableSignals()...)
 		defer signal.Stop(signals)
-		o.Signals, o.Stopped = signals, stopToo
+		o.Signals = signals
+		o.Stopped = func(syscall.Signal) bool { return linux.StopWithCommand() }
 		exit, err = parent.Run(context.Background(), o)
 		return err
 	})
@@ -86,12 +87,4 @@ func fail(p persona.Persona, err error) int {
 		return codeUsage
 	}
 	return codeFailure
-}
-
-// stopToo stops this process when its terminal's job control stopped the
-// command: the shell that started us waits for us, not for the command.
-func stopToo(syscall.Signal) {
-	if linux.HasTerminal() {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) // cannot fail
-	}
 }

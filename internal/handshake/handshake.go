@@ -10,7 +10,8 @@
 //	ready    child   -        -            all set up; the parent opens its API
 //	run      parent  -        -            the child executes the command
 //	signal   parent  Signal   -            the child forwards it to the command
-//	stopped  child   Signal   -            the command was stopped by a terminal's signal
+//	stopped  child   Signal   -            the command was stopped; the parent may stop, too
+//	resumed  parent  -        -            it goes on; the child continues the command
 //	sockets  parent  Request  -            the child makes sockets in the namespace
 //	sockets  child   Reply    n sockets    the answer to the request with this id
 //	rebind   parent  -        -            the child binds files that the host replaced
@@ -45,6 +46,7 @@ const (
 	KindRun     Kind = "run"
 	KindSignal  Kind = "signal"
 	KindStopped Kind = "stopped"
+	KindResumed Kind = "resumed"
 	KindSockets Kind = "sockets"
 	KindRebind  Kind = "rebind"
 	KindExit    Kind = "exit"

@@ -3,6 +3,7 @@ package linux
 import (
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,12 +49,33 @@ func InForeground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// HasTerminal says whether this process has a controlling terminal.
-func HasTerminal() bool {
+// StopWithCommand stops this process after a command of it was stopped, so that the
+// shell which waits for it gets the terminal back. It returns true once the process
+// is continued, and then the terminal is the command's process group's again if it
+// was (an interactive shell has one of its own). Without a terminal nobody is there
+// to continue it: it does nothing and returns false.
+func StopWithCommand() bool {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
-	tty.Close()
+	defer tty.Close()
+	fd := int(tty.Fd())
+	before, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	if err != nil {
+		return false
+	}
+	// Sent to the thread, which thus stops here and not a little later.
+	runtime.LockOSThread()
+	err = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
+	runtime.UnlockOSThread()
+	if err != nil {
+		return false
+	}
+	// In the foreground the kernel lets us hand the terminal on.
+	now, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	if own := unix.Getpgrp(); err == nil && now == own && before != own {
+		_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, before) // it may have ended
+	}
 	return true
 }

@@ -156,6 +156,8 @@ func (c *child) receive(run chan<- struct{}, forward *forwarder) error {
 			if err := c.mounts.rebind(); err != nil {
 				c.log.Warn("files of /etc are the host's now", "error", err)
 			}
+		case handshake.KindResumed:
+			forward.fromResumed()
 		case handshake.KindSignal:
 			var s handshake.Signal
 			if err = m.Decode(&s); err == nil {

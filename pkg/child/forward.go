@@ -24,9 +24,14 @@ import (
 // that are pending. The two come by different ways, so the parent's, when it is
 // one that a terminal sends and we are in the foreground, waits a moment for its
 // twin.
+//
+// A command that was stopped, and the parent with it, is continued when the parent
+// says so, whatever else it gets: a shell outside continues the gate's process group,
+// and a shell that is the command has one of its own, and needs the terminal first.
 type forwarder struct {
 	received chan os.Signal // the child's own
 	sent     chan os.Signal // the parent's
+	resume   chan struct{}  // has room for one
 	done     chan struct{}
 }
 
@@ -43,6 +48,7 @@ func newForwarder() *forwarder {
 	f := &forwarder{
 		received: make(chan os.Signal, 64),
 		sent:     make(chan os.Signal, 64),
+		resume:   make(chan struct{}, 1),
 		done:     make(chan struct{}),
 	}
 	signal.Notify(f.received, linux.ForwardableSignals()...)
@@ -68,6 +74,14 @@ func (f *forwarder) fromParent(s syscall.Signal) {
 	}
 }
 
+// fromResumed takes it that the parent goes on, after it had stopped.
+func (f *forwarder) fromResumed() {
+	select {
+	case f.resume <- struct{}{}:
+	default: // it is under way
+	}
+}
+
 func (f *forwarder) run(command process) {
 	own := make(map[os.Signal]time.Time) // when the child last got it itself
 	for {
@@ -82,6 +96,8 @@ func (f *forwarder) run(command process) {
 				continue
 			}
 			command.kill(s)
+		case <-f.resume:
+			command.kill(syscall.SIGCONT)
 		case <-f.done:
 			return
 		}

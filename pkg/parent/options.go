@@ -105,9 +105,10 @@ type Options struct {
 	// ends the gate while the command does not run yet. nil forwards none.
 	Signals <-chan os.Signal
 
-	// Stopped is called when a signal of the terminal's job control has stopped
-	// the command, for a program that wants to stop with it. nil does nothing.
-	Stopped func(syscall.Signal)
+	// Stopped is called when a signal, as a rule of the terminal's job control,
+	// has stopped the command, for a program that wants to stop with it. When it
+	// returns true the command is continued. nil does nothing.
+	Stopped func(syscall.Signal) bool
 
 	// StopTimeout is how long the command may take to end after the SIGTERM that
 	// it gets when the gate has to end. 0 means 10 s.

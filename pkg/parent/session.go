@@ -16,7 +16,7 @@ import (
 // what the child sends, and hands it to who waits for it.
 type session struct {
 	conn    *handshake.Conn
-	stopped func(syscall.Signal) // may be nil
+	stopped func(syscall.Signal) bool // may be nil
 
 	network chan handshake.Message // gets one message
 	ready   chan struct{}          // closed by the message
@@ -32,7 +32,7 @@ type session struct {
 	waiting map[uint64]chan handshake.Message // requests for sockets
 }
 
-func newSession(conn *handshake.Conn, stopped func(syscall.Signal)) *session {
+func newSession(conn *handshake.Conn, stopped func(syscall.Signal) bool) *session {
 	s := &session{
 		conn:    conn,
 		stopped: stopped,
@@ -106,8 +106,8 @@ func (s *session) receive() {
 
 func (s *session) onStopped(m handshake.Message) {
 	var stop handshake.Signal
-	if m.Decode(&stop) == nil && s.stopped != nil {
-		s.stopped(syscall.Signal(stop.Signal))
+	if m.Decode(&stop) == nil && s.stopped != nil && s.stopped(syscall.Signal(stop.Signal)) {
+		_ = s.send(handshake.KindResumed, nil) // an error shows in the next receive
 	}
 }
 
