@@ -63,11 +63,11 @@ func TestGatectlPublishesAndTakesAway(t *testing.T) {
 		t.Error(err)
 	}
 	want := [][]string{
-		{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP"},
-		{"1", "tcp", "127.0.0.1", "8080", "-", "80", "off"},
-		{"2", "udp6", "::1", "8090", "10.0.2.100", "90", "off"},
-		{"3", "udp6", "::1", "8091", "10.0.2.100", "91", "off"},
-		{"4", "tcp", "0.0.0.0", "8100", "-", "80", "preserve"},
+		{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP", "DIRECTION"},
+		{"1", "tcp", "127.0.0.1", "8080", "-", "80", "off", "in"},
+		{"2", "udp6", "::1", "8090", "10.0.2.100", "90", "off", "in"},
+		{"3", "udp6", "::1", "8091", "10.0.2.100", "91", "off", "in"},
+		{"4", "tcp", "0.0.0.0", "8100", "-", "80", "preserve", "in"},
 	}
 	if got := table(g.ctlOutput(t, "list-ports")); !slices.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("list-ports prints %q\nwant %q", got, want)

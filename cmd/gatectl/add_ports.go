@@ -16,13 +16,18 @@ func addPortsCommand(p persona.Persona) *cli.Command {
 	if p.Plain {
 		flags = []cli.Flag{jsonFlag()}
 	}
+	if !p.Plain {
+		flags = []cli.Flag{&cli.BoolFlag{Name: "reverse", Usage: "forward from the namespace to the host: listen inside on CHILDIP and CHILDPORT, and lead to PARENTIP and PARENTPORT"}}
+	}
 	return &cli.Command{
 		Flags:     flags,
 		Name:      "add-ports",
 		Usage:     "publish ports, all or none, and print their ids",
-		UsageText: "gatectl add-ports SPEC...\ngatectl add-ports auto",
+		UsageText: "gatectl add-ports [--reverse] SPEC...\ngatectl add-ports auto",
 		Description: "SPEC is [PARENTIP:]PARENTPORT[-END]:[CHILDIP:]CHILDPORT[-END]/PROTO. For example:\n\n" +
 			"gatectl add-ports 127.0.0.1:8080:80/tcp 8000-8009:8000-8009/udp\n\n" +
+			"With --reverse, the namespace reaches the host's 127.0.0.1:5432 by its own:\n\n" +
+			"gatectl add-ports --reverse 127.0.0.1:5432:5432/tcp\n\n" +
 			"auto publishes on 127.0.0.1 what starts to listen inside, and takes it back when it stops.",
 		Action: addPorts,
 	}
@@ -32,7 +37,7 @@ func addPortsCommand(p persona.Persona) *cli.Command {
 const auto = "auto"
 
 func addAuto(c *cli.Context) error {
-	if c.NArg() != 1 {
+	if c.NArg() != 1 || c.Bool("reverse") {
 		return usageError(c, fmt.Errorf("auto stands alone"), true)
 	}
 	gate, err := connect(c)
@@ -54,9 +59,13 @@ func addPorts(c *cli.Context) error {
 	if slices.Contains(c.Args().Slice(), auto) {
 		return addAuto(c)
 	}
+	parse := port.Parse
+	if c.Bool("reverse") {
+		parse = port.ParseReverse
+	}
 	var specs []api.PortSpec
 	for _, arg := range c.Args().Slice() {
-		parsed, err := port.Parse(arg)
+		parsed, err := parse(arg)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUsage, err)
 		}

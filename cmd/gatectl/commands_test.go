@@ -168,13 +168,13 @@ func TestPorts(t *testing.T) {
 		{"add-ports 127.0.0.1:8080:80/tcp 9000-9001:9000-9001/udp", "1\n2\n3\n", "", 0},
 		{"add-ports 127.0.0.1:82:82/tcp 127.0.0.1:81:81/tcp", "", "gatectl: port conflict: listen tcp 127.0.0.1:81: bind: address already in use\n", 1},
 		{"remove-ports 2 7 3", "2\n3\n", "gatectl: forward 7: no such forward\n", 1},
-		{"list-ports", "ID  PROTO  PARENTIP   PARENTPORT  CHILDIP  CHILDPORT  SOURCEIP\n1   tcp    127.0.0.1  8080        -        80         -\n", "", 0},
+		{"list-ports", "ID  PROTO  PARENTIP   PARENTPORT  CHILDIP  CHILDPORT  SOURCEIP  DIRECTION\n1   tcp    127.0.0.1  8080        -        80         -         in\n", "", 0},
 		{"list-ports --json", `[{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}}]` + "\n", "", 0},
 		{"remove-ports --drain 1h 1", "1\n", "", 0},
 		{"add-ports auto", "auto\n", "", 0},
 		{"list-ports --json", `[{"id":9,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":80,"childPort":80}}]` + "\n", "", 0},
 		{"remove-ports auto", "auto\n", "", 0},
-		{"list-ports", "ID  PROTO  PARENTIP  PARENTPORT  CHILDIP  CHILDPORT  SOURCEIP\n", "", 0},
+		{"list-ports", "ID  PROTO  PARENTIP  PARENTPORT  CHILDIP  CHILDPORT  SOURCEIP  DIRECTION\n", "", 0},
 	} {
 		stdout, stderr, code := gatectl(strings.Fields(step.args)...)
 		if stdout != step.stdout || stderr != step.stderr || code != step.code {

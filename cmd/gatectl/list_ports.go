@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/gatekit/gatekit/internal/persona"
+	"github.com/gatekit/gatekit/pkg/api"
 )
 
 func listPortsCommand() *cli.Command {
@@ -22,12 +23,12 @@ func listPorts(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	api, err := connect(c)
+	gate, err := connect(c)
 	if err != nil {
 		return err
 	}
-	defer api.CloseIdleConnections()
-	ports, err := api.ListPorts(c.Context)
+	defer gate.CloseIdleConnections()
+	ports, err := gate.ListPorts(c.Context)
 	if err != nil {
 		return err
 	}
@@ -39,13 +40,21 @@ func listPorts(c *cli.Context) error {
 	case c.Bool("json"):
 		return printJSON(c.App.Writer, ports)
 	}
-	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP"}}
+	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP", "DIRECTION"}}
 	for _, p := range ports {
 		rows = append(rows, []string{
 			strconv.Itoa(p.ID), p.Spec.Proto,
 			p.Spec.ParentIP, strconv.Itoa(p.Spec.ParentPort),
-			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort), p.SourceIP,
+			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort), p.SourceIP, direction(p.Spec),
 		})
 	}
 	return printTable(c.App.Writer, rows)
+}
+
+// direction says which way a forward leads.
+func direction(s api.PortSpec) string {
+	if s.Reverse {
+		return "reverse"
+	}
+	return "in"
 }

@@ -13,11 +13,10 @@ import (
 func bindUDP(t *testing.T, address string) (fd int, at netip.AddrPort) {
 	t.Helper()
 	at = netip.MustParseAddrPort(address)
-	fd, err := BindUDP(at)
-	if err != nil {
+	fd = newSocket(t, familyOf(at), unix.SOCK_DGRAM)
+	if err := BindUDP(fd, at); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
 	number, err := LocalPort(fd)
 	if err != nil {
 		t.Fatal(err)

@@ -23,67 +23,52 @@ type KeepAlive struct {
 	Count    int           // unanswered probes before the connection is reset
 }
 
-// ListenTCP listens on at. Accepted connections inherit what TuneTCP sets, which
-// saves the calls for each. An IPv6 listener takes no IPv4.
-// The call that failed, "socket", "bind" or "listen", is in the error.
-func ListenTCP(at netip.AddrPort, backlog int, keepAlive KeepAlive) (int, error) {
-	return openInet(at, unix.SOCK_STREAM, func(fd int, sa unix.Sockaddr) error {
-		if err := setInts(fd, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
-			return err
-		}
-		if err := TuneTCP(fd, keepAlive); err != nil {
-			return err
-		}
-		if err := unix.Bind(fd, sa); err != nil {
-			return os.NewSyscallError("bind", err)
-		}
-		return os.NewSyscallError("listen", unix.Listen(fd, backlog))
-	})
+// ListenTCP has fd, a fresh socket of at's family, listen on at, in the network
+// namespace that the socket is of. Accepted connections inherit what TuneTCP sets,
+// which saves the calls for each. An IPv6 listener takes no IPv4. The call that
+// failed, "bind" or "listen", is in the error.
+func ListenTCP(fd int, at netip.AddrPort, backlog int, keepAlive KeepAlive) error {
+	if err := setInts(fd, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
+		return err
+	}
+	if err := TuneTCP(fd, keepAlive); err != nil {
+		return err
+	}
+	if err := bindTo(fd, at); err != nil {
+		return err
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
 }
 
-// BindUDP binds a datagram socket to at. On an unspecified address it asks for
-// the address that each datagram was sent to (IP_PKTINFO, ip(7);
-// IPV6_RECVPKTINFO, RFC 3542). An IPv6 socket takes no IPv4.
-func BindUDP(at netip.AddrPort) (int, error) {
-	return openInet(at, unix.SOCK_DGRAM, func(fd int, sa unix.Sockaddr) error {
-		if at.Addr().IsUnspecified() {
-			pktinfo := sockopt{unix.SOL_IP, unix.IP_PKTINFO, 1}
-			if at.Addr().Is6() {
-				pktinfo = sockopt{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
-			}
-			if err := setInts(fd, pktinfo); err != nil {
-				return err
-			}
+// BindUDP binds fd, a fresh datagram socket of at's family, to at, in the network
+// namespace that the socket is of. On an unspecified address it asks for the address
+// that each datagram was sent to (IP_PKTINFO, ip(7); IPV6_RECVPKTINFO, RFC 3542). An
+// IPv6 socket takes no IPv4.
+func BindUDP(fd int, at netip.AddrPort) error {
+	if at.Addr().IsUnspecified() {
+		pktinfo := sockopt{unix.SOL_IP, unix.IP_PKTINFO, 1}
+		if at.Addr().Is6() {
+			pktinfo = sockopt{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
 		}
-		return os.NewSyscallError("bind", unix.Bind(fd, sa))
-	})
+		if err := setInts(fd, pktinfo); err != nil {
+			return err
+		}
+	}
+	return bindTo(fd, at)
 }
 
-// openInet makes a socket of at's family and lets bind name it.
-func openInet(at netip.AddrPort, typ int, bind func(int, unix.Sockaddr) error) (int, error) {
-	domain := unix.AF_INET
+// bindTo binds a socket to at alone: one of IPv6 takes no IPv4.
+func bindTo(fd int, at netip.AddrPort) error {
 	if at.Addr().Is6() {
-		domain = unix.AF_INET6
+		if err := setInts(fd, sockopt{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1}); err != nil {
+			return err
+		}
 	}
-	fd, err := Socket(domain, typ, 0)
+	sa, err := scopedSockaddr(fd, at)
 	if err != nil {
-		return -1, err
+		return err
 	}
-	var sa unix.Sockaddr
-	if domain == unix.AF_INET6 {
-		err = setInts(fd, sockopt{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
-	}
-	if err == nil {
-		sa, err = scopedSockaddr(fd, at)
-	}
-	if err == nil {
-		err = bind(fd, sa)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return os.NewSyscallError("bind", unix.Bind(fd, sa))
 }
 
 // TuneTCP sets TCP_NODELAY and keepAlive on a TCP socket, and has urgent data

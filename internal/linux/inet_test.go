@@ -16,11 +16,10 @@ var probing = KeepAlive{Idle: 30 * time.Second, Interval: 15 * time.Second, Coun
 func listenTCP(t *testing.T, address string) (fd int, at netip.AddrPort) {
 	t.Helper()
 	at = netip.MustParseAddrPort(address)
-	fd, err := ListenTCP(at, 8, probing)
-	if err != nil {
+	fd = newSocket(t, familyOf(at), unix.SOCK_STREAM)
+	if err := ListenTCP(fd, at, 8, probing); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
 	number, err := LocalPort(fd)
 	if err != nil {
 		t.Fatal(err)
@@ -28,9 +27,16 @@ func listenTCP(t *testing.T, address string) (fd int, at netip.AddrPort) {
 	return fd, netip.AddrPortFrom(at.Addr(), uint16(number))
 }
 
+func familyOf(at netip.AddrPort) int {
+	if at.Addr().Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
 func newSocket(t *testing.T, domain, typ int) int {
 	t.Helper()
-	fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := Socket(domain, typ, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,9 +89,9 @@ func TestAcceptedConnectionsInheritWhatTheListenerHas(t *testing.T) {
 func TestFamiliesDoNotCollide(t *testing.T) {
 	for range 20 { // another program may have a port in the other family
 		_, four := listenTCP(t, "0.0.0.0:0")
-		fd, err := ListenTCP(netip.AddrPortFrom(netip.IPv6Unspecified(), four.Port()), 8, probing)
+		fd := newSocket(t, unix.AF_INET6, unix.SOCK_STREAM)
+		err := ListenTCP(fd, netip.AddrPortFrom(netip.IPv6Unspecified(), four.Port()), 8, probing)
 		if err == nil {
-			unix.Close(fd)
 			return
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {

@@ -50,6 +50,9 @@ type PortSpec struct {
 	ParentPort int    `json:"parentPort"`
 	ChildIP    string `json:"childIP,omitempty"`
 	ChildPort  int    `json:"childPort"`
+	// Reverse forwards from the namespace to the host: it listens on ChildIP and
+	// ChildPort, and leads to ParentIP and ParentPort.
+	Reverse bool `json:"reverse,omitempty"`
 }
 
 // Policy says what the namespace may reach. Deny wins over allow, and what no rule

@@ -32,6 +32,11 @@ type Spec struct {
 
 	// ChildPort is the port to forward to in the namespace, 1 to 65535.
 	ChildPort int
+
+	// Reverse forwards the other way: it listens in the namespace, on ChildIP and
+	// ChildPort, and leads to ParentIP and ParentPort, which is 1 to 65535, on the
+	// host. Empty addresses mean loopback on both sides.
+	Reverse bool
 }
 
 // Status is a forward that is in place.
@@ -43,7 +48,8 @@ type Status struct {
 	// Spec is what was asked for, unchanged, with port 0 filled in.
 	Spec Spec
 
-	// SourceIP says whose address the service sees, as it is now.
+	// SourceIP says whose address the service sees, as it is now. Empty for a
+	// reverse forward.
 	SourceIP SourceIP
 }
 

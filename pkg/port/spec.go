@@ -41,15 +41,21 @@ func Protos() []string { return append([]string(nil), protos[:]...) }
 // and returns the forwards that it asks for: one, or as many as its ranges are
 // long, in the order of their ports. Addresses are kept as they were written,
 // without brackets. Errors wrap ErrInvalid.
-func Parse(s string) ([]Spec, error) {
-	specs, err := parse(s)
+func Parse(s string) ([]Spec, error) { return parseAs(s, Spec{}) }
+
+// ParseReverse is Parse for specs that are reversed.
+func ParseReverse(s string) ([]Spec, error) { return parseAs(s, Spec{Reverse: true}) }
+
+func parseAs(s string, spec Spec) ([]Spec, error) {
+	specs, err := parse(s, spec)
 	if err != nil {
 		return nil, fmt.Errorf("%w %q: %w; %s", ErrInvalid, s, err, form)
 	}
 	return specs, nil
 }
 
-func parse(s string) ([]Spec, error) {
+// parse fills in spec.
+func parse(s string, spec Spec) ([]Spec, error) {
 	rest, proto, ok := strings.Cut(s, "/")
 	if !ok {
 		return nil, fmt.Errorf("the protocol is missing")
@@ -58,7 +64,7 @@ func parse(s string) ([]Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := Spec{Proto: proto}
+	spec.Proto = proto
 	var parentPorts, childPorts string
 	switch len(fields) {
 	case 2:
@@ -185,9 +191,13 @@ func parsePort(side, text string) (int, error) {
 	return int(port), nil
 }
 
-// String formats s so that Parse gives it back.
+// String formats s so that Parse gives it back, but for the word "reverse" before
+// one that is.
 func (s Spec) String() string {
 	var b strings.Builder
+	if s.Reverse {
+		b.WriteString("reverse ")
+	}
 	writeSide(&b, s.ParentIP, s.ParentPort)
 	b.WriteByte(':')
 	writeSide(&b, s.ChildIP, s.ChildPort)
@@ -224,14 +234,23 @@ func (s Spec) check() error {
 	if err != nil {
 		return err
 	}
-	if _, err := checkAddr("child", s.ChildIP); err != nil {
+	child, err := checkAddr("child", s.ChildIP)
+	if err != nil {
 		return err
 	}
+	listens := parent
+	if s.Reverse {
+		listens = child
+	}
 	switch _, family, _ := s.proto(); {
-	case family == IPv4 && parent.Is6():
-		return fmt.Errorf("%s cannot listen on the IPv6 address %s", s.Proto, s.ParentIP)
-	case family == IPv6 && parent.Is4():
-		return fmt.Errorf("%s cannot listen on the IPv4 address %s", s.Proto, s.ParentIP)
+	case family == IPv4 && listens.Is6():
+		return fmt.Errorf("%s cannot listen on the IPv6 address %s", s.Proto, listens)
+	case family == IPv6 && listens.Is4():
+		return fmt.Errorf("%s cannot listen on the IPv4 address %s", s.Proto, listens)
+	case s.Reverse && parent.IsUnspecified():
+		return fmt.Errorf("%s is every address of the host, not one to connect to", s.ParentIP)
+	case s.Reverse && s.ParentPort == 0:
+		return fmt.Errorf("parent port 0 is none to connect to")
 	}
 	if s.ParentPort < 0 || s.ParentPort > maxPort {
 		return fmt.Errorf("parent port %d is not from 0 to %d", s.ParentPort, maxPort)

@@ -2,6 +2,7 @@ package port
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -252,6 +253,48 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestAReverseSpecListensInside(t *testing.T) {
+	for _, c := range []struct {
+		text            string
+		listens, target string // of a client of IPv6
+		refused         string
+	}{
+		{text: "127.0.0.1:5432:5433/tcp", listens: "[127.0.0.1 ::1]", target: "127.0.0.1:5432"},
+		{text: "5432:5433/tcp", listens: "[127.0.0.1 ::1]", target: "[::1]:5432"},
+		{text: "5432:5433/udp4", listens: "[127.0.0.1]", target: "[::1]:5432"},
+		{text: "[::1]:5432:0.0.0.0:5433/tcp", listens: "[0.0.0.0 ::]", target: "[::1]:5432"},
+		{text: "[2001:db8::1]:5432:172.17.0.1:5433/tcp4", listens: "[172.17.0.1]", target: "[2001:db8::1]:5432"},
+		{text: "0:5433/tcp", refused: "parent port 0"},
+		{text: "0.0.0.0:5432:5433/tcp", refused: "0.0.0.0 is every address"},
+		{text: "5432:[::1]:5433/tcp4", refused: "tcp4 cannot listen on the IPv6 address ::1"},
+	} {
+		specs, err := ParseReverse(c.text)
+		if c.refused != "" {
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.refused) {
+				t.Errorf("%s: %v", c.text, err)
+			}
+			continue
+		}
+		if err != nil || specs[0].Validate() != nil || specs[0].String() != "reverse "+c.text {
+			t.Fatal(err, specs)
+		}
+		spec := specs[0]
+		if got := fmt.Sprint(spec.Listens()); got != c.listens || spec.ListenPort() != 5433 {
+			t.Errorf("%s listens on %s, port %d", c.text, got, spec.ListenPort())
+		}
+		if got := spec.Targets(IPv6)[0].String(); got != c.target || spec.Target(IPv6).String() != c.target {
+			t.Errorf("%s leads to %s", c.text, got)
+		}
+		other := spec
+		other.ParentPort++
+		ahead := spec
+		ahead.ParentPort, ahead.Reverse = spec.ChildPort, false
+		if !Conflicts(spec, other) || Conflicts(spec, ahead) {
+			t.Errorf("%s conflicts with what it should not, or not", c.text)
+		}
+	}
 }
 
 // FuzzValidate checks that a valid spec survives its text form, whatever its

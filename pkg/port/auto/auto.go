@@ -206,7 +206,7 @@ func (p *Publisher) Yield(ctx context.Context, specs []port.Spec) error {
 	return p.takeBack(ctx, func(s service, _ *forward) bool {
 		mine := s.spec("")
 		return slices.ContainsFunc(specs, func(spec port.Spec) bool {
-			return port.Conflicts(spec, mine) || serviceOf(spec) == s
+			return !spec.Reverse && (port.Conflicts(spec, mine) || serviceOf(spec) == s)
 		})
 	})
 }
@@ -298,5 +298,6 @@ func (s service) spec(childIP string) port.Spec {
 	return port.Spec{Proto: s.transport, ParentIP: hostIP, ParentPort: s.port, ChildIP: childIP, ChildPort: s.port}
 }
 
-// serviceOf is what a forward leads to.
+// serviceOf is what a forward leads to; for a reverse one, itself, which listens
+// inside but is nobody's service.
 func serviceOf(spec port.Spec) service { return service{spec.Transport(), spec.ChildPort} }

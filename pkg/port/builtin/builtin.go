@@ -34,6 +34,8 @@
 // Where there is an Opener, connections and flows of clients that are not the host
 // itself are handed to it, so that the service sees who they are (preserve.go).
 //
+// A reverse forward listens in the namespace and leads to the host (reverse.go).
+//
 // Sockets, goroutines and timers all end with Run: it stops the loops, which
 // close what is theirs, cuts the connections, and waits.
 package builtin
@@ -300,7 +302,7 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 		return nil, err
 	}
 	defer end()
-	bounds, err := bindAll(specs, d.List, d.keepAlive)
+	bounds, err := binder{ctx, d.opts.Sockets, d.keepAlive}.bindAll(specs, d.List)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +358,7 @@ func (d *Driver) serve(fresh []*forward) error {
 		// The ports of a range make no difference.
 		spec := fw.status.Spec
 		spec.ParentPort, spec.ChildPort = 0, 0
-		if spec != last {
+		if spec != last && !spec.Reverse {
 			d.pool.want(fw.status.Spec)
 			last = spec
 		}

@@ -200,7 +200,7 @@ func (c *conn) dial() (*end, error) {
 }
 
 func (c *conn) dialOne(ctx context.Context, target netip.AddrPort) (*end, error) {
-	file, err := c.driver.pool.take(ctx, kindFor(target.Addr().Is6(), unix.SOCK_STREAM))
+	file, err := c.driver.serviceSide(ctx, c.forward.status.Spec, kindFor(target.Addr().Is6(), unix.SOCK_STREAM))
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", target, err)
 	}

@@ -39,6 +39,9 @@ func holder(spec port.Spec, taken []port.Status, earlier []port.Spec) string {
 			return fmt.Sprintf(" by %s of the same request", s)
 		}
 	}
+	if spec.Reverse { // the namespace's sockets are not among those that are seen here
+		return ""
+	}
 	s, ok := socketAt(spec)
 	if !ok {
 		return ""

@@ -49,21 +49,21 @@ func (b bound) close() {
 
 // bindAll binds the sockets of all specs, or none. Free ports are picked last,
 // so that they are not those of another spec.
-func bindAll(specs []port.Spec, taken func() []port.Status, keepAlive linux.KeepAlive) (_ []bound, err error) {
+func (b binder) bindAll(specs []port.Spec, taken func() []port.Status) (_ []bound, err error) {
 	bounds := make([]bound, len(specs))
 	defer func() {
 		if err != nil {
-			for _, b := range bounds {
-				b.close()
+			for _, done := range bounds {
+				done.close()
 			}
 		}
 	}()
 	for _, free := range [...]bool{false, true} {
 		for i, spec := range specs {
-			if free != (spec.ParentPort == 0) {
+			if free != (spec.ListenPort() == 0) {
 				continue
 			}
-			if bounds[i], err = bind(spec, keepAlive); err != nil {
+			if bounds[i], err = b.bind(spec); err != nil {
 				return nil, explain(spec, err, taken(), specs[:i])
 			}
 		}
@@ -72,60 +72,46 @@ func bindAll(specs []port.Spec, taken func() []port.Status, keepAlive linux.Keep
 }
 
 // bind binds the sockets of one spec.
-func bind(spec port.Spec, keepAlive linux.KeepAlive) (bound, error) {
-	if spec.ParentPort != 0 {
-		return bindPort(spec, spec.ParentPort, keepAlive)
+func (b binder) bind(spec port.Spec) (bound, error) {
+	if number := spec.ListenPort(); number != 0 {
+		return b.bindPort(spec, number)
 	}
 	for try := 1; ; try++ {
-		b, err := bindPort(spec, 0, keepAlive)
+		done, err := b.bindPort(spec, 0)
 		if err == nil || try == freePortTries || !errors.Is(err, unix.EADDRINUSE) {
-			return b, err
+			return done, err
 		}
 	}
 }
 
-// bindPort binds the same port on all addresses of spec. A host without IPv6 is
-// no error where IPv4 is asked for too.
-func bindPort(spec port.Spec, number int, keepAlive linux.KeepAlive) (_ bound, err error) {
-	b := bound{spec: spec}
+// bindPort binds the same port on all addresses of spec; 0 is a free one of the
+// host's. A side without IPv6 is no error where IPv4 is asked for too.
+func (b binder) bindPort(spec port.Spec, number int) (_ bound, err error) {
+	done := bound{spec: spec}
 	defer func() {
 		if err != nil {
-			b.close()
+			done.close()
 		}
 	}()
 	for _, addr := range spec.Listens() {
-		fd, err := openSocket(spec.Transport(), netip.AddrPortFrom(addr, uint16(number)), keepAlive)
-		if err != nil && len(b.sockets) > 0 && noIPv6(err) {
+		fd, err := b.open(spec, netip.AddrPortFrom(addr, uint16(number)))
+		if err != nil && len(done.sockets) > 0 && noIPv6(err) {
 			continue
 		}
 		if err != nil {
 			return bound{}, err
 		}
-		b.sockets = append(b.sockets, boundSocket{fd, familyOf(addr)})
+		done.sockets = append(done.sockets, boundSocket{fd, familyOf(addr)})
 		if number == 0 {
 			if number, err = linux.LocalPort(fd); err != nil {
 				return bound{}, err
 			}
 		}
 	}
-	b.spec.ParentPort = number
-	return b, nil
-}
-
-// openSocket opens a socket that takes connections or datagrams at an address.
-func openSocket(transport string, at netip.AddrPort, keepAlive linux.KeepAlive) (int, error) {
-	if transport == "tcp" {
-		return linux.ListenTCP(at, backlog, keepAlive)
+	if spec.ListenPort() == 0 {
+		done.spec.ParentPort = number // a reverse spec has a port
 	}
-	fd, err := linux.BindUDP(at)
-	if err != nil {
-		return -1, err
-	}
-	if err := linux.SetBuffers(fd, datagramBuffer); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return done, nil
 }
 
 func familyOf(addr netip.Addr) port.Families {
@@ -144,18 +130,21 @@ func noIPv6(err error) bool {
 // asked for, what the kernel said, who is in the way, and the remedy. earlier are
 // the specs of the same batch that came before.
 func explain(spec port.Spec, err error, taken []port.Status, earlier []port.Spec) error {
-	listen := fmt.Sprintf("listen %s %s", spec.Proto, listenAddress(spec))
+	listen, side := fmt.Sprintf("listen %s %s", spec.Proto, listenAddress(spec)), "host"
+	if spec.Reverse {
+		listen, side = listen+" in the namespace", "namespace"
+	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		// Whichever call found out, clients look for "bind:".
 		return fmt.Errorf("%w: %s: %w%s", port.ErrConflict, listen, os.NewSyscallError("bind", unix.EADDRINUSE),
 			holder(spec, taken, earlier))
-	case errors.Is(err, unix.EACCES) && spec.ParentPort < firstUnprivileged():
+	case errors.Is(err, unix.EACCES) && !spec.Reverse && spec.ParentPort < firstUnprivileged():
 		return fmt.Errorf("%s: %w: %s", listen, err, privilegedRemedy(spec.ParentPort))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %w: the host does not have the address %s", listen, err, spec.ParentIP)
+		return fmt.Errorf("%s: %w: the %s does not have the address %s", listen, err, side, spec.ListenIP())
 	case errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w: the host does not have IPv6", listen, err)
+		return fmt.Errorf("%s: %w: the %s does not have IPv6", listen, err, side)
 	default:
 		return fmt.Errorf("%s: %w", listen, err)
 	}
@@ -185,10 +174,10 @@ func privilegedRemedy(number int) string {
 		"or \"sudo setcap cap_net_bind_service=ep %s\"", number, exe)
 }
 
-// listenAddress formats the parent's side of spec.
+// listenAddress formats the side of spec that listens.
 func listenAddress(spec port.Spec) string {
-	if strings.Contains(spec.ParentIP, ":") {
-		return fmt.Sprintf("[%s]:%d", spec.ParentIP, spec.ParentPort)
+	if strings.Contains(spec.ListenIP(), ":") {
+		return fmt.Sprintf("[%s]:%d", spec.ListenIP(), spec.ListenPort())
 	}
-	return fmt.Sprintf("%s:%d", spec.ParentIP, spec.ParentPort)
+	return fmt.Sprintf("%s:%d", spec.ListenIP(), spec.ListenPort())
 }

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -217,12 +216,7 @@ func (p *pool) askOnce(ctx context.Context, k kind, n int) ([]*os.File, error) {
 		return nil, fmt.Errorf("make sockets in the namespace: %w", err)
 	}
 	for _, f := range files {
-		if err := control(f, func(fd int) error {
-			if k.typ == unix.SOCK_STREAM {
-				return linux.TuneTCP(fd, p.driver.keepAlive)
-			}
-			return linux.SetBuffers(fd, datagramBuffer)
-		}); err != nil {
+		if err := control(f, func(fd int) error { return p.driver.prepare(fd, k) }); err != nil {
 			closeAll(files)
 			return nil, fmt.Errorf("prepare a socket of the namespace: %w", err)
 		}

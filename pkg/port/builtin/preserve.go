@@ -38,7 +38,7 @@ const (
 // forgotten.
 func (c *conn) keep(fd int) bool {
 	d := c.driver
-	if d.opts.Opener == nil {
+	if d.opts.Opener == nil || c.forward.status.Spec.Reverse {
 		return false
 	}
 	client, ok := peerOf(fd)
@@ -151,6 +151,9 @@ func (h *hostAddrs) read() {
 // where detours have been taken.
 func (d *Driver) statusOf(fw *forward) port.Status {
 	status := fw.status
+	if status.Spec.Reverse { // all of its clients are in the namespace
+		return status
+	}
 	kept, listens := 0, 0
 	for _, l := range fw.listeners {
 		kept += d.keeps(status.Spec, l.family)

@@ -211,6 +211,11 @@ func (x *exchange) open(f *flow) {
 		return
 	}
 	k := kindFor(f.targets[0].Addr().Is6(), unix.SOCK_DGRAM)
+	if f.socket.forward.status.Spec.Reverse {
+		fd, err := x.driver.hostSide(k)
+		x.opened(f, fd, err)
+		return
+	}
 	if file, ok := x.driver.pool.try(k); ok {
 		fd, err := detachFile(file)
 		x.opened(f, fd, err)

@@ -1,0 +1,100 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/port"
+)
+
+// A reverse forward is one whose sides have changed places: it listens on a socket
+// that was made in the namespace, and connects to the service with the host's own.
+// All between is the same. Its clients are seen by the host's loopback address.
+//
+//	client inside --> listener of the namespace --> conn <==> service on the host
+//
+// The kernel lets this process bind the namespace's ports, privileged ones too: its
+// user is the owner of the user namespace that they belong to (user_namespaces(7)).
+
+// binder binds the sockets of specs, on the side where each listens.
+type binder struct {
+	ctx       context.Context // of the one who wants them
+	sockets   port.Sockets
+	keepAlive linux.KeepAlive
+}
+
+// open opens a socket that takes connections or datagrams at an address.
+func (b binder) open(spec port.Spec, at netip.AddrPort) (fd int, err error) {
+	k := kindFor(at.Addr().Is6(), unix.SOCK_STREAM)
+	if spec.Transport() == "udp" {
+		k.typ = unix.SOCK_DGRAM
+	}
+	if spec.Reverse {
+		fd, err = b.inside(k)
+	} else {
+		fd, err = linux.Socket(k.domain, k.typ, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if k.typ == unix.SOCK_STREAM {
+		err = linux.ListenTCP(fd, at, backlog, b.keepAlive)
+	} else if err = linux.BindUDP(fd, at); err == nil {
+		err = linux.SetBuffers(fd, datagramBuffer)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// inside gets a socket of the namespace.
+func (b binder) inside(k kind) (fd int, err error) {
+	files, err := b.sockets.Sockets(b.ctx, k.domain, k.typ, 1)
+	if err == nil && len(files) != 1 {
+		closeAll(files)
+		err = errors.New("make a socket in the namespace: none came")
+	}
+	if err != nil {
+		return -1, err
+	}
+	return detachFile(files[0])
+}
+
+// prepare sets what a socket that connects to a service has, on either side.
+func (d *Driver) prepare(fd int, k kind) error {
+	if k.typ == unix.SOCK_STREAM {
+		return linux.TuneTCP(fd, d.keepAlive)
+	}
+	return linux.SetBuffers(fd, datagramBuffer)
+}
+
+// hostSide opens a socket of the host that connects to a service.
+func (d *Driver) hostSide(k kind) (fd int, err error) {
+	if fd, err = linux.Socket(k.domain, k.typ, 0); err != nil {
+		return -1, err
+	}
+	if err = d.prepare(fd, k); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// serviceSide returns a socket that connects to the service of a forward.
+func (d *Driver) serviceSide(ctx context.Context, spec port.Spec, k kind) (*os.File, error) {
+	if !spec.Reverse {
+		return d.pool.take(ctx, k)
+	}
+	fd, err := d.hostSide(k)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "service"), nil
+}
