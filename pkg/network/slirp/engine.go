@@ -34,6 +34,7 @@ type engine struct {
 	guests  *guests
 	inbound *inbound
 	egress  *egress
+	memory  reclaimer
 }
 
 // run serves devices, which it owns, until ctx is done or one fails. lo may be
@@ -73,7 +74,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e := &engine{dev: dev}
 	// Half of the processors for moving bytes, half for the stack.
 	for range max(1, runtime.GOMAXPROCS(0)/2) {
-		l, err := newLoop()
+		l, err := newLoop(&e.memory)
 		if err != nil {
 			e.stopLoops()
 			return nil, err
@@ -171,6 +172,7 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 	e.echo.close()
 	e.guests.close()
 	e.dns.close()
+	e.memory.stop()
 	e.stack.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err

@@ -28,6 +28,7 @@ import (
 type loop struct {
 	epoll     *linux.Epoll
 	datagrams *linux.Batch // made when first needed
+	memory    *reclaimer   // counts what is watched
 
 	// halfOpen is after how long a silence a peer that has ended its half of a
 	// connection is probed (relay.probeGuest).
@@ -63,12 +64,12 @@ const (
 const eventBatch = 64
 
 // newLoop returns a loop. run is its goroutine; stop ends it.
-func newLoop() (*loop, error) {
+func newLoop(memory *reclaimer) (*loop, error) {
 	epoll, err := linux.NewEpoll()
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{epoll: epoll, halfOpen: halfOpenIdle, watchers: make(map[int]watcher)}
+	l := &loop{epoll: epoll, memory: memory, halfOpen: halfOpenIdle, watchers: make(map[int]watcher)}
 	l.ready.wake = epoll.Wake
 	return l, nil
 }
@@ -85,6 +86,7 @@ func (l *loop) watch(fd int, events uint32, w watcher) error {
 		if err := l.epoll.Add(fd, uint64(fd), events); err != nil {
 			return err
 		}
+		l.memory.opened()
 	}
 	l.watchers[fd] = w
 	return nil
@@ -106,8 +108,11 @@ var errStopped = errors.New("the network is stopping")
 // forget is called before fd is closed, which takes it out of the epoll set.
 func (l *loop) forget(fd int) {
 	l.mu.Lock()
-	delete(l.watchers, fd)
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if _, ok := l.watchers[fd]; ok {
+		delete(l.watchers, fd)
+		l.memory.ended()
+	}
 }
 
 // unwatch takes an fd that stays open out of the set.
