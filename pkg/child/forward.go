@@ -9,7 +9,8 @@ import (
 	"github.com/gatekit/gatekit/internal/linux"
 )
 
-// forwarder passes signals on to the command, each of them once.
+// forwarder passes signals on to the command: one that is typed at the terminal,
+// or sent to the parent or the child, comes once.
 //
 // The parent gets a signal and sends it here. But one that is typed at a
 // terminal, or sent to a process group or a whole cgroup, comes to parent, child
@@ -21,7 +22,9 @@ import (
 //
 // and a signal that the parent sends is dropped when the child got it itself at
 // about the same time. How often does not matter: the kernel makes one of several
-// that are pending. The two come by different ways, so the parent's, when it is
+// that are pending. A signal does not tell whether it was sent to the child alone,
+// so one that is sent to all three comes to the command twice: by itself and from
+// the child. The two come by different ways, so the parent's, when it is
 // one that a terminal sends and we are in the foreground, waits a moment for its
 // twin.
 //
