@@ -212,22 +212,3 @@ func TestANameDoesNotLeadToTheHostsLoopback(t *testing.T) {
 	g.stop(t)
 }
 
-// What a program sends to all, or to a group, reaches nobody outside.
-func TestBroadcastAndMulticastStayInside(t *testing.T) {
-	s := newSite(t)
-	arrived := make(chan string, 16)
-	port := addrOf(serveUDP(t, s.Host, "[::]:0", func(_ *net.UDPConn, payload []byte, _ netip.AddrPort) { arrived <- string(payload) })).Port()
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
-	g.run(t, "ip", "-6", "route", "add", "multicast", "ff00::/8", "dev", "tap0", "table", "local", "metric", "1")
-	last := at(s.outside.HostAddr6, int(port))
-	g.run(t, append(withPort([]string{"probe", "send"}, []string{"255.255.255.255", "10.0.2.255", "224.0.0.251", "239.1.2.3"}, port),
-		at(s.outside.HostAddr4, int(port)))...)
-	if got := receive(t, arrived, "a datagram"); got != at(s.outside.HostAddr4, int(port)) {
-		t.Errorf("a datagram to %s came to the host", got)
-	}
-	g.run(t, append(withPort([]string{"probe", "send"}, []string{"ff0e::1234"}, port), last)...)
-	if got := receive(t, arrived, "a datagram"); got != last {
-		t.Errorf("a datagram to %s came to the host", got)
-	}
-	g.stop(t)
-}
