@@ -37,7 +37,6 @@ func newWays(t *testing.T) ways {
 	s := newSite(t)
 	w := ways{site: s, other: s.Host.Outside(t), tcp: 7000, udp: 7001}
 	site{s.Host, w.other}.acquaint(t)
-	s.allowPings(t)
 	for name, o := range map[string]*testenv.Outside{"first": s.outside, "other": w.other} {
 		for _, a := range anycast {
 			if r := o.Run(t, o.Command("ip", "address", "add", a.String(), "dev", "lo", "nodad")); r.Code != 0 {

@@ -149,7 +149,6 @@ var _ = testenv.Probe("udp-large", func(args []string) int {
 
 func TestTracesShowTheHopsOutside(t *testing.T) {
 	s := newSite(t)
-	s.allowPings(t)
 	far := s.farther(t, 1500)
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	for name, hops := range map[string][]netip.Addr{
@@ -181,7 +180,6 @@ func TestTracesShowTheHopsOutside(t *testing.T) {
 // The path's MTU is smaller behind the router than at the gate.
 func TestThePathsMTUReachesTheGuest(t *testing.T) {
 	s := newSite(t)
-	s.allowPings(t)
 	far := s.farther(t, 1400)
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	for name, addr := range map[string]netip.Addr{"over IPv4": far.addr4, "over IPv6": far.addr6} {
@@ -318,7 +316,6 @@ func TestDuplicateAddressesAreDetected(t *testing.T) {
 // up by it.
 func TestIPv6FailsAtOnceOnAHostWithoutIt(t *testing.T) {
 	s := newSite(t)
-	s.allowPings(t)
 	port := serveTCP(t, s.outside, "0.0.0.0:0", echoTCP).Port()
 	s.Do(t, func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644)

@@ -108,7 +108,8 @@ func (h *Host) furnish() error {
 }
 
 // enter runs on the Host's thread: it lays the Host's directories over the
-// machine's and brings the loopback interface up.
+// machine's, brings the loopback interface up, and lets everybody have ping
+// sockets, as systemd does; the kernel itself allows none.
 func (h *Host) enter(bin string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -132,7 +133,10 @@ func (h *Host) enter(bin string) error {
 	if err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(lo)
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0o644)
 }
 
 // openTUN gives the Host a /dev/net/tun that everybody may open. The machine's

@@ -136,7 +136,7 @@ func logPingSockets(log *slog.Logger) {
 		return
 	}
 	if errors.Is(err, unix.EACCES) {
-		log.Info("pings to the outside are not answered on this host: to allow them, as root: sysctl -w net.ipv4.ping_group_range='0 2147483647'")
+		log.Warn("pings to the outside are not answered on this host: to allow them, as root: sysctl -w net.ipv4.ping_group_range='0 2147483647'")
 	}
 }
 
