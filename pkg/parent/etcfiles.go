@@ -109,3 +109,26 @@ func resolvConf(plan network.Plan) []byte {
 	}
 	return b.Bytes()
 }
+
+// hostsPath is the host's own hosts file.
+const hostsPath = "/etc/hosts"
+
+// writeEtcFiles writes the state dir's resolv.conf and hosts.
+func (g *gate) writeEtcFiles() error {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	host, err := os.ReadFile(hostsPath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(g.dir.Hosts(), hostsFile(host, hostname, g.o.AddHosts), 0o644); err != nil {
+		return err
+	}
+	plan := g.o.Network.Plan()
+	if len(plan.Nameservers) == 0 {
+		return nil
+	}
+	return os.WriteFile(g.dir.ResolvConf(), resolvConf(plan), 0o644)
+}
