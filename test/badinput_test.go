@@ -63,6 +63,8 @@ func TestWrongUsageIsRefused(t *testing.T) {
 		"MTU that is no number":             {[]string{"--net=slirp", "--mtu=jumbo", "true"}, []string{"mtu", "jumbo"}},
 		"interface name that is too long":   {[]string{"--net=slirp", "--ifname=sixteen-letters-", "true"}, []string{"interface name", "sixteen-letters-", "15"}},
 		"interface name with a slash":       {[]string{"--net=slirp", "--ifname=a/b", "true"}, []string{"interface name", "a/b"}},
+		"two search domains at once":        {[]string{"--net=slirp", "--dns-search=a.test b.test", "true"}, []string{"--dns-search", "a.test b.test", "repeat"}},
+		"search domain with a line":         {[]string{"--net=slirp", "--dns-search=a.test\nnameserver 192.0.2.1", "true"}, []string{"--dns-search"}},
 		"loopback ports that are none":      {[]string{"--net=slirp", "--host-loopback=some", "true"}, []string{"--host-loopback", "some"}},
 		"port spec that is none":            {[]string{"--net=slirp", "-p", "web", "true"}, []string{"web"}},
 		"port spec without a protocol":      {[]string{"--net=slirp", "-p", "8080:80", "true"}, []string{"8080:80", "tcp"}},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
@@ -178,6 +179,12 @@ func newSlirp(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 		return nil, fmt.Errorf("--udp-filtering=%s: want address-and-port, address or none", c.String("udp-filtering"))
 	}
 	o.UDPFiltering = filtering
+	for _, s := range o.Search {
+		// A line of resolv.conf(5) holds them, with blanks in between.
+		if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			return nil, fmt.Errorf("--dns-search=%q: want a domain such as corp.example; repeat the flag for more", s)
+		}
+	}
 	for _, s := range c.StringSlice("dns") {
 		upstream, err := parseUpstream(s)
 		if err != nil {
