@@ -211,4 +211,3 @@ func TestANameDoesNotLeadToTheHostsLoopback(t *testing.T) {
 	}
 	g.stop(t)
 }
-
