@@ -45,14 +45,12 @@ func newEchoRelay(e *egress, loops []*loop, w *datagramWriter) *echoRelay {
 }
 
 // handlePacket gets the ICMP messages that the stack has put together from
-// fragments, and those to the gateway, of which it is false: these the stack
+// fragments, and those to addresses of ours, of which it is false: these the stack
 // answers.
 func (r *echoRelay) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src, dst := fromAddress(id.RemoteAddress), fromAddress(id.LocalAddress)
-	for _, gateway := range r.writer.gateways {
-		if dst == gateway {
-			return false
-		}
+	if isOurs(&r.egress.subnets, dst) {
+		return false
 	}
 	eth := pkt.LinkHeader().Slice()
 	if len(eth) < ethernetSize {

@@ -22,8 +22,11 @@ import (
 var gatewayLinkLocal = netip.MustParseAddr("fe80::2")
 
 // ours says whether an address is the gateway's or the DNS server's.
-func (in *inspector) ours(a netip.Addr) bool {
-	for _, s := range in.subnets {
+func (in *inspector) ours(a netip.Addr) bool { return isOurs(&in.subnets, a) }
+
+// isOurs does, for networks.
+func isOurs(subnets *[2]subnet, a netip.Addr) bool {
+	for _, s := range subnets {
 		if s.enabled() && (a == s.gateway || a == s.dns || a == gatewayLinkLocal && s.gateway.Is6()) {
 			return true
 		}

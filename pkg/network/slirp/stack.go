@@ -80,12 +80,6 @@ func configureStack(s *stack.Stack, l *link, subnets [2]subnet) error {
 			}
 		}
 	}
-	if subnets[1].enabled() {
-		const linkBits = 64
-		if err := addAddress(s, toAddress(gatewayLinkLocal), linkBits); err != nil {
-			return err
-		}
-	}
 	// Everything in the namespace, also behind a bridge of its own, is on this
 	// link.
 	s.SetRouteTable([]tcpip.Route{
