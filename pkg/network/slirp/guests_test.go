@@ -195,9 +195,13 @@ func TestInspectorKnowsGuests(t *testing.T) {
 			}
 		})
 	}
+	var f finding
+	segments := vnetHeader{segmentType: vnetSegmentUDP, segmentSize: 100, flags: vnetNeedsChecksum}
+	if got := in.inspect(discover, segments, &f); got != drop {
+		t.Errorf("segments of DHCP get verdict %d", got)
+	}
 	alone := newInspector(t, gatewayMAC, defaultIPv4)
 	for _, frame := range [][]byte{routerSolicit(nestedLink), solicit6Frame(), between(nestedMAC, gatewayMAC, from("fd67:6174:656b::101"))} {
-		var f finding
 		if got := alone.inspect(frame, vnetHeader{}, &f); got != drop {
 			t.Errorf("without IPv6, verdict %d", got)
 		}
@@ -228,7 +232,7 @@ func (r *rig) nextDatagram(port uint16) (src, dst netip.AddrPort, mac macAddr, p
 }
 
 func TestGuestsAreConfiguredByDHCP(t *testing.T) {
-	r := newRig(t, rigOptions{bare: true, Options: Options{MTU: 1400, Search: []string{"corp.example"}}})
+	r := newRig(t, rigOptions{bare: true, Options: Options{MTU: 1400, Search: []string{"no..name", "corp.example"}}})
 	r.send(discoverFrame(t, nestedMAC), vnetHeader{})
 	src, dst, mac, payload := r.nextDatagram(dhcp.ServerPort4)
 	offer, err := dhcpv4.FromBytes(payload)
@@ -334,6 +338,11 @@ func TestGuestsFindTheRouter(t *testing.T) {
 		defer r.e.guests.mu.Unlock()
 		return r.e.guests.timer != nil
 	}
+	// Its address, too, is found as any neighbour's.
+	r.send(messageFrame(nestedLink, netip.MustParseAddr("ff02::1:ff00:2"), about(header.ICMPv6NeighborSolicit, gatewayLinkLocal, linkLayer(1, nestedMAC)...)...), vnetHeader{})
+	if frame := r.next(isICMPv6(header.ICMPv6NeighborAdvert)); fromAddress(header.IPv6(frame[ethernetSize:]).SourceAddress()) != gatewayLinkLocal {
+		t.Errorf("the advertisement is %x", frame)
+	}
 	if reminded() {
 		t.Error("guests are reminded that have not asked")
 	}
@@ -372,6 +381,26 @@ func TestGuestsFindTheRouter(t *testing.T) {
 	if dst := header.IPv6(frame[ethernetSize:]).DestinationAddress(); macAddr(frame) != allNodesMAC || fromAddress(dst) != allNodes {
 		t.Errorf("the reminder goes to %v at %x", dst, frame[:6])
 	}
+}
+
+func TestOurOwnAddressesAnswerPings(t *testing.T) {
+	r := newRig(t, rigOptions{bare: true})
+	r.introduce()
+	ping := []byte{uint8(header.ICMPv6EchoRequest), 0, 0, 0, 0, 1, 0, 1}
+	for _, s := range r.net.subnets {
+		for _, a := range []netip.Addr{s.gateway, s.dns} {
+			if a.Is4() {
+				r.send(echoRequest(a), vnetHeader{})
+				r.next(isICMPv4(header.ICMPv4EchoReply))
+				continue
+			}
+			r.send(messageFrame(childIPv6, a, ping...), vnetHeader{})
+			r.next(isICMPv6(header.ICMPv6EchoReply))
+		}
+	}
+	r.send(messageFrame(nestedLink, netip.MustParseAddr("ff02::1:ff00:2"), about(header.ICMPv6NeighborSolicit, gatewayLinkLocal, linkLayer(1, nestedMAC)...)...), vnetHeader{})
+	r.send(messageFrame(nestedLink, gatewayLinkLocal, ping...), vnetHeader{})
+	r.next(isICMPv6(header.ICMPv6EchoReply))
 }
 
 func TestAnAdvertisementFitsAnyIPv6Link(t *testing.T) {

@@ -92,6 +92,30 @@ func TestOnlySomeAddressesCanBeKept(t *testing.T) {
 	}
 }
 
+func TestAServiceThatIsNowhereOnTheLinkDoesNotAnswer(t *testing.T) {
+	r := newInboundRig(t, true)
+	client, service := netip.AddrPortFrom(worldIPv4, 5555), netip.AddrPortFrom(nestedIPv4, 80)
+	if _, _, err := r.e.inbound.open(t.Context(), client, service); !errors.Is(err, unix.ETIMEDOUT) {
+		t.Errorf("got %v, want %v", err, unix.ETIMEDOUT)
+	}
+}
+
+func TestWhatTheChildSendsIsNoAnswerOfANestedGuest(t *testing.T) {
+	r := newInboundRig(t, true)
+	client, service := netip.AddrPortFrom(worldIPv4, 5555), netip.AddrPortFrom(nestedIPv4, 80)
+	flow, err := r.net.OpenDatagrams(client, service, func([]byte) {}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flow.Close()
+	for from, want := range map[netip.Addr]bool{nestedIPv4: true, childIPv4: false} {
+		d := datagram{src: netip.AddrPortFrom(from, 80), dst: client}
+		if got := r.e.inbound.udp.deliver(&d); got != want {
+			t.Errorf("what %v sends is an answer: %v", from, got)
+		}
+	}
+}
+
 func TestWithoutAPacketSocketTheInterfaceIsReachedAlone(t *testing.T) {
 	r := newRig(t, rigOptions{Options: Options{SourceIP: true}, bare: true})
 	r.net.inbound.Store(r.e.inbound)

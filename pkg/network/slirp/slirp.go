@@ -11,11 +11,14 @@
 //	                 |  inspector +-- udpRelay, echoRelay --------------------+    epoll: loop)
 //	                 |            |                                           |
 //	                 |            +-- dnsForwarder ---------------------------+
+//	                 |            +-- guests: DHCP, router advertisements
+//	                 |            |
 //	       lo  <-----|------------+-- inbound <------------------------------ clients of forwards
 //
 // A frame that the inspector (frame.go) lets pass goes to the stack or, when it
-// holds a whole UDP datagram or echo request, straight to the relay for it. What
-// the host's side cannot do is told by ICMP errors (unreachable.go). Where a flow goes is
+// holds a whole UDP datagram or echo request, straight to the relay for it. Machines
+// that are bridged to the interface are told by guests (guests.go) what the child was
+// given. What the host's side cannot do is told by ICMP errors (unreachable.go). Where a flow goes is
 // decided by egress (egress.go), once. The other way, flows are opened into the
 // namespace in the names of clients (inbound.go), for a port driver.
 //

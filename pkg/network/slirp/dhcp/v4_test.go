@@ -183,6 +183,17 @@ func TestLeases(t *testing.T) {
 	r.expect("ACK 10.0.2.150", message([6]byte{2, 7}, request, wants("10.0.2.150")))
 }
 
+func TestAnAddressThatWasGivenUpIsGivenOutAgain(t *testing.T) {
+	r := newRig(t, nil)
+	for i, a := range []string{"10.0.2.101", "10.0.2.102", "10.0.2.103"} {
+		r.expect("OFFER "+a, message([6]byte{2, byte(i)}, discover))
+		r.expect("ACK "+a, message([6]byte{2, byte(i)}, request, wants(a)))
+	}
+	r.expect("ACK 10.0.2.200", message([6]byte{2, 1}, request, wants("10.0.2.200")))
+	r.expect("OFFER 10.0.2.102", message(guest, discover))
+	r.expect("OFFER 10.0.2.104", message(other, discover))
+}
+
 func TestInform(t *testing.T) {
 	r := newRig(t, nil)
 	got, m, reply := r.ask(message(guest, dhcpv4.MessageTypeInform, has("10.0.2.50")))
