@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -41,8 +42,9 @@ type listener struct {
 type acceptor struct {
 	driver  *Driver
 	loop    *loop
-	pacing  bool                   // accepted sockets pace what they send
-	all     map[*listener]struct{} // the loop's own, as is resting
+	take    func(fd int) (int, netip.Addr, error) // linux.Accept, but in tests of what it may fail with
+	pacing  bool                                  // accepted sockets pace what they send
+	all     map[*listener]struct{}                // the loop's own, as is resting
 	resting []*listener
 }
 
@@ -51,7 +53,7 @@ func newAcceptor(d *Driver) (*acceptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &acceptor{driver: d, loop: l, pacing: linux.Pacing(), all: map[*listener]struct{}{}}, nil
+	return &acceptor{driver: d, loop: l, take: linux.Accept, pacing: linux.Pacing(), all: map[*listener]struct{}{}}, nil
 }
 
 // run serves until the loop is stopped, and closes all listeners then.
@@ -108,7 +110,7 @@ func (a *acceptor) close(l *listener) {
 // accept takes what has come to l.
 func (a *acceptor) accept(l *listener) {
 	for range acceptBurst {
-		fd, peer, err := linux.Accept(l.fd)
+		fd, peer, err := a.take(l.fd)
 		switch {
 		case err == nil:
 			l.rest = 0
