@@ -57,6 +57,43 @@ func (d *docker) seesItsClients(t *testing.T) {
 	}
 }
 
+// Bytes arrive whole, in both directions, whoever opens the connection.
+func (d *docker) carriesAll(t *testing.T) {
+	d.docker(t, "run", "-d", "--name=tcp", "-p", "8080:80/tcp", "base", "probe", "service", "tcp", "0.0.0.0:80")
+	d.docker(t, "run", "-d", "--name=udp", "-p", "8080:80/udp", "base", "probe", "service", "udp", "0.0.0.0:80")
+	defer d.remove(t, "tcp", "udp")
+	d.serving(t, "tcp")
+	d.serving(t, "udp")
+	for _, client := range []struct {
+		machine
+		addr netip.Addr
+	}{{d.outside, d.outside.HostAddr4}, {d.outside, d.outside.HostAddr6}, {d.Host, netip.MustParseAddr("127.0.0.1")}} {
+		to := at(client.addr, 8080)
+		if err := tryTCP(t, client.machine, to, large); err != nil {
+			t.Errorf("TCP to %v: %v", client.addr, err)
+		}
+		conn := dialUDP(t, client.machine, to)
+		defer conn.Close()
+		if err := echoConnected(conn, pattern(20000)); err != nil {
+			t.Errorf("UDP to %v: %v", client.addr, err)
+		}
+	}
+	// Docker's proxy, where it has a part, loses empty datagrams.
+	if err := tryUDP(t, d.outside, at(d.outside.HostAddr4, 8080)); err != nil {
+		t.Errorf("UDP past Docker's proxy: %v", err)
+	}
+	tcp := serveTCP(t, d.outside, "0.0.0.0:0", echoTCP)
+	udp := addrOf(serveUDP(t, d.outside, "0.0.0.0:0", echoUDP))
+	for _, probe := range [][]string{
+		{"exchange", at(d.outside.Addr4, int(tcp.Port())), fmt.Sprint(large)},
+		{"echo", at(d.outside.Addr4, int(udp.Port()))},
+	} {
+		if got := d.docker(t, append([]string{"run", "--rm", "base", "probe"}, probe...)...); got != "ok" {
+			t.Errorf("from a container, probe %q prints %q", probe, got)
+		}
+	}
+}
+
 // A bridge with both families, with Docker's proxy and without: a container sees
 // all clients but those on the host itself.
 func TestContainersSeeTheirClientsByBothFamilies(t *testing.T) {

@@ -183,6 +183,7 @@ func TestDockerRunsOnOurRootlesskit(t *testing.T) {
 		}
 		d.importImage(t)
 		t.Run("a container sees its clients", d.seesItsClients)
+		t.Run("much data", d.carriesAll)
 		t.Run("conflicts", d.tellsOfConflicts)
 		t.Run("names and pages", func(t *testing.T) { d.reachesOut(t, page) })
 		t.Run("build", func(t *testing.T) { d.builds(t, page) })
