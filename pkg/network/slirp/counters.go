@@ -32,6 +32,10 @@ type Counters struct {
 	// QueriesDropped were for the DNS server and no queries, or too many at a time.
 	// StreamsTurnedAway are TCP connections to it that were too many.
 	QueriesDropped, StreamsTurnedAway uint64
+
+	// GuestsAnswered and GuestsIgnored are the questions for an address or a router,
+	// from guests of the namespace. GuestsTurnedAway found no address left.
+	GuestsAnswered, GuestsIgnored, GuestsTurnedAway uint64
 }
 
 // FlowCounters are those of a table of flows.
@@ -66,6 +70,9 @@ func (e *engine) counters() Counters {
 		DialsTurnedAway:   e.tcp.full.count.Load(),
 		QueriesDropped:    e.dns.full.count.Load() + e.dns.malformed.Load(),
 		StreamsTurnedAway: e.dns.fullStreams.count.Load(),
+		GuestsAnswered:    e.guests.answered.Load(),
+		GuestsIgnored:     e.guests.ignored.Load(),
+		GuestsTurnedAway:  e.guests.full.count.Load(),
 	}
 	if lo := e.inbound.lo; lo != nil {
 		c.FramesLost += lo.dropped.Load()
@@ -101,7 +108,9 @@ func (c Counters) LogValue() slog.Value {
 		slog.Uint64("packetsRefused", c.PacketsRefused), slog.Uint64("framesLost", c.FramesLost),
 		slog.Attr{Key: "udp", Value: c.UDP.LogValue()}, slog.Attr{Key: "echo", Value: c.Echo.LogValue()},
 		slog.Uint64("dialsTurnedAway", c.DialsTurnedAway),
-		slog.Uint64("queriesDropped", c.QueriesDropped), slog.Uint64("streamsTurnedAway", c.StreamsTurnedAway))
+		slog.Uint64("queriesDropped", c.QueriesDropped), slog.Uint64("streamsTurnedAway", c.StreamsTurnedAway),
+		slog.Uint64("guestsAnswered", c.GuestsAnswered), slog.Uint64("guestsIgnored", c.GuestsIgnored),
+		slog.Uint64("guestsTurnedAway", c.GuestsTurnedAway))
 }
 
 // LogValue implements slog.LogValuer. What is 0 is left out.

@@ -25,8 +25,10 @@ type guests struct {
 	timer  *time.Timer
 	closed bool
 
-	// answered and ignored count the questions.
+	// answered and ignored count the questions, full those for an address of which
+	// none was left.
 	answered, ignored atomic.Uint64
+	full              overflow
 }
 
 // newGuests returns what answers the guests of n. close ends it.
@@ -34,17 +36,15 @@ func newGuests(n *Network, w *datagramWriter) *guests {
 	search := func() []string {
 		return slices.DeleteFunc(slices.Clone(n.source.conf().search), func(s string) bool { return encodeName(s) == nil })
 	}
-	config := dhcp.Config{MTU: w.mtu, Search: search, Server: gatewayMAC, Child: n.childMAC}
+	g := &guests{writer: w, advert: advertiser{subnet: n.subnets[1], mtu: uint32(w.mtu), search: search}}
+	config := dhcp.Config{MTU: w.mtu, Search: search, Server: gatewayMAC, Child: n.childMAC, Full: g.full.add}
 	for i, to := range []*dhcp.Network{&config.IPv4, &config.IPv6} {
 		if s := n.subnets[i]; s.enabled() {
 			*to = dhcp.Network{Prefix: s.prefix, Gateway: s.gateway, DNS: s.dns, Child: s.child}
 		}
 	}
-	return &guests{
-		server: dhcp.New(config),
-		writer: w,
-		advert: advertiser{subnet: n.subnets[1], mtu: uint32(w.mtu), search: search},
-	}
+	g.server = dhcp.New(config)
+	return g
 }
 
 // isDHCP says whether a datagram that came to address dst is for the DHCP server,
@@ -64,6 +64,7 @@ func (in *inspector) isDHCP(d *datagram) bool {
 
 // ask answers a message of DHCP.
 func (g *guests) ask(d *datagram) {
+	defer g.full.tell()
 	if d.dst.Addr().Is4() {
 		r, ok := g.server.Answer4(d.payload)
 		g.count(ok)

@@ -74,6 +74,10 @@ type Config struct {
 	// a bridge that the interface was put into, gets the child's own addresses.
 	Child [6]byte
 
+	// Full is called, and must not wait, for each client that no address was left
+	// for. Nil is nobody to tell.
+	Full func()
+
 	// Now is the clock. Nil is time.Now.
 	Now func() time.Time
 }
@@ -105,6 +109,9 @@ func New(c Config) *Server {
 	}
 	if s.config.Search == nil {
 		s.config.Search = func() []string { return nil }
+	}
+	if s.config.Full == nil {
+		s.config.Full = func() {}
 	}
 	s.v4.init(c.IPv4)
 	s.v6.init(c.IPv6)

@@ -113,6 +113,7 @@ func (s *Server) discover(q *question4) (Reply, bool) {
 		a, ok = s.v4.offer(q.client, q.wanted, q.now)
 	}
 	if !ok {
+		s.config.Full()
 		return Reply{}, false
 	}
 	return s.reply(q, dhcpv4.MessageTypeOffer, a, q.leaseTime()), true

@@ -261,8 +261,10 @@ func TestAStormOfClientsIsBounded(t *testing.T) {
 		"of a large network": {"10.0.0.0/8", maxLeases},
 	} {
 		t.Run(name, func(t *testing.T) {
+			full := 0
 			r := newRig(t, func(config *Config) {
 				config.IPv4.Prefix = netip.MustParsePrefix(c.prefix)
+				config.Full = func() { full++ }
 			})
 			storm := func(kind dhcpv4.MessageType, with ...dhcpv4.Modifier) (answers int) {
 				for i := range uint32(10_000) {
@@ -275,6 +277,9 @@ func TestAStormOfClientsIsBounded(t *testing.T) {
 				return answers
 			}
 			storm(discover)
+			if full != 0 {
+				t.Errorf("no address was left for %d of those who did not take theirs", full)
+			}
 			if n, _ := r.Leases(); n != c.most {
 				t.Errorf("%d leases, want %d", n, c.most)
 			}
@@ -289,8 +294,8 @@ func TestAStormOfClientsIsBounded(t *testing.T) {
 				mac, a := [6]byte{0x02, 2, byte(i >> 8), byte(i)}, r.v4.address(i).String()
 				r.ask(message(mac, request, wants(a)))
 			}
-			if n := storm(discover); n != 0 {
-				t.Errorf("%d offers of nothing", n)
+			if n := storm(discover); n != 0 || full != 10_000 {
+				t.Errorf("%d offers of nothing, and none for %d", n, full)
 			}
 			if n, clients := len(r.v4.slots), len(r.v4.clients); n != c.most || clients != c.most {
 				t.Errorf("%d leases of %d clients, want %d", n, clients, c.most)

@@ -154,6 +154,7 @@ func (s *Server) lease6(client string, ia *dhcpv6.OptIANA, now time.Time, lease 
 	}
 	a, ok := s.v6.offer(client, wanted, now)
 	if !ok || lease && !s.v6.claim(client, a, now, leaseTime) {
+		s.config.Full()
 		return netip.Addr{}
 	}
 	return a
