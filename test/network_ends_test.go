@@ -181,32 +181,40 @@ var _ = testenv.Probe("partings", func(args []string) int {
 	return report(err)
 })
 
-// Connections that both sides close at once are gone then, on both.
+// Connections that both sides close at once, or almost, are gone then, on both.
 func TestBothSidesMayCloseAtOnce(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	before := len(g.sockets(t))
 	const count = 50
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
-		now := make(chan struct{})
-		server := serveTCP(t, s.outside, at(outside, 0), func(*net.TCPConn) { <-now })
-		cmd := g.in("probe", "partings", server.String(), strconv.Itoa(count))
-		stdin, keys := io.Pipe()
-		cmd.Stdin = stdin
-		p := s.Start(t, cmd)
-		awaitLine(t, p, "open\n")
-		if n := len(g.sockets(t)); n < before+count {
-			t.Fatalf("%d sockets for %d connections", n-before, count)
+		for _, first := range []string{"outside", "inside"} {
+			now := make(chan struct{})
+			server := serveTCP(t, s.outside, at(outside, 0), func(*net.TCPConn) { <-now })
+			cmd := g.in("probe", "partings", server.String(), strconv.Itoa(count))
+			stdin, keys := io.Pipe()
+			cmd.Stdin = stdin
+			p := s.Start(t, cmd)
+			awaitLine(t, p, "open\n")
+			if n := len(g.sockets(t)); n < before+count {
+				t.Fatalf("%d sockets for %d connections", n-before, count)
+			}
+			if first == "inside" {
+				keys.Close()
+				testenv.Until(t, "the first end", func() bool {
+					return g.run(t, "ss", "-Htn", "exclude", "established", "dst", "["+outside.String()+"]") != ""
+				})
+			}
+			close(now)
+			keys.Close()
+			if r := p.Wait(t); r.Code != 0 {
+				t.Error(r)
+			}
+			testenv.Until(t, "the gate to close its sockets", func() bool { return len(g.sockets(t)) == before })
+			testenv.Until(t, "the guest to forget its own", func() bool {
+				return g.run(t, "ss", "-Htn", "exclude", "time-wait", "dst", "["+outside.String()+"]") == ""
+			})
 		}
-		close(now)
-		keys.Close()
-		if r := p.Wait(t); r.Code != 0 {
-			t.Error(r)
-		}
-		testenv.Until(t, "the gate to close its sockets", func() bool { return len(g.sockets(t)) == before })
-		testenv.Until(t, "the guest to forget its own", func() bool {
-			return g.run(t, "ss", "-Htn", "exclude", "time-wait", "dst", "["+outside.String()+"]") == ""
-		})
 	})
 	g.stop(t)
 }
