@@ -21,6 +21,7 @@ func netnsCreateCommand() *cli.Command {
 			&cli.StringFlag{Name: "ns-dir", Usage: "`DIR` that is made for it, such as /run/gatekit/eth1"},
 			&cli.StringFlag{Name: "mode", Value: hostnic.ModeMove, Usage: "`HOW`: move lends the card itself, macvlan an interface beside it"},
 			&cli.StringSliceFlag{Name: "address", Usage: "`ADDRESS/LENGTH` of the card inside, repeatable (default: those that it has)"},
+			&cli.BoolFlag{Name: "dhcp", Usage: "ask a DHCP server for address, gateway and DNS instead"},
 			&cli.StringSliceFlag{Name: "gateway", Usage: "`ADDRESS` of the default gateway inside, one of each family (default: the host's by this card)"},
 			&cli.StringSliceFlag{Name: "dns", Usage: "`ADDRESS` of a DNS server, repeatable (default: the host's)"},
 			&cli.StringSliceFlag{Name: "dns-search", Usage: "search `DOMAIN`, repeatable (default: the host's)"},
@@ -37,6 +38,7 @@ func netnsCreate(c *cli.Context) error {
 	}
 	o := hostnic.CreateOptions{
 		Mode:   c.String("mode"),
+		DHCP:   c.Bool("dhcp"),
 		Search: c.StringSlice("dns-search"),
 		Force:  c.Bool("force"),
 		Logger: stepLogger(c),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/urfave/cli/v2"
@@ -12,14 +13,19 @@ import (
 
 // newHostnic makes the driver for a network card.
 func newHostnic(c *cli.Context, log *slog.Logger) (network.Driver, error) {
-	dir, card := c.String("hostnic-dir"), c.String("hostnic-interface")
+	dir, card, mode := c.String("hostnic-dir"), c.String("hostnic-interface"), c.String("hostnic-mode")
+	if mode != hostnic.ModeMove && mode != hostnic.ModeMacvlan {
+		return nil, fmt.Errorf("--hostnic-mode=%s: want move or macvlan", mode)
+	}
 	switch {
 	case card != "" && c.Bool("hostnic-shared"):
 		return nil, errors.New("--hostnic-interface lends the card to one gate: it cannot go with --hostnic-shared")
 	case card != "":
-		return hostnic.NewAround(hostnic.AroundOptions{Interface: card, Dir: dir, Logger: log})
+		return hostnic.NewAround(hostnic.AroundOptions{Interface: card, Mode: mode, Dir: dir, Logger: log})
+	case c.IsSet("hostnic-mode"):
+		return nil, errors.New("--hostnic-mode says how --hostnic-interface lends a card; the one in --hostnic-dir is lent already")
 	case dir == "":
 		return nil, errors.New("--net=hostnic needs a card: --hostnic-dir, the directory in which root has lent one, such as /run/gatekit/eth1; or, for root, --hostnic-interface")
 	}
-	return hostnic.New(hostnic.Options{Dir: dir, Shared: c.Bool("hostnic-shared")})
+	return hostnic.New(hostnic.Options{Dir: dir, Shared: c.Bool("hostnic-shared"), Logger: log})
 }

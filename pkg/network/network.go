@@ -49,8 +49,13 @@ type Plan struct {
 	// Namespace says whether the gate gets a network namespace of its own.
 	Namespace bool `json:"namespace"`
 
-	// Interface is the interface to make; nil makes none.
+	// Interface is the interface to make, or with hostnic the one that is there; nil
+	// is none.
 	Interface *Interface `json:"interface,omitempty"`
+
+	// DHCP says that addresses, routes and name servers come by DHCP: Nameservers
+	// and Search are known when the driver is ready, and the driver can be followed.
+	DHCP bool `json:"dhcp,omitempty"`
 
 	// SourceIP prepares the namespace for flows that are opened in the names of
 	// clients (port.Opener).

@@ -127,7 +127,7 @@ func (g *gate) writeEtcFiles() error {
 		return err
 	}
 	plan := g.o.Network.Plan()
-	if len(plan.Nameservers) == 0 {
+	if len(plan.Nameservers) == 0 && !plan.DHCP {
 		return nil
 	}
 	return os.WriteFile(g.dir.ResolvConf(), resolvConf(plan), 0o644)

@@ -255,7 +255,7 @@ func (o *Options) mounts(dir *statedir.Dir) child.Mounts {
 		Proc:        o.PIDNS,
 		Cgroup:      o.CgroupNS,
 	}
-	if inside && len(plan.Nameservers) > 0 {
+	if inside && (len(plan.Nameservers) > 0 || plan.DHCP) {
 		m.ResolvConf = dir.ResolvConf()
 	}
 	if inside || len(o.AddHosts) > 0 && !o.DetachNetns {

@@ -51,6 +51,10 @@ func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {
 	case <-ready:
 		g.o.Logger.Debug("the network carries traffic", "driver", g.o.Network.Info().Driver)
 	case <-ctx.Done():
+		return nil
+	}
+	if plan := g.o.Network.Plan(); plan.DHCP {
+		return rewrite(g.dir.ResolvConf(), resolvConf(plan))
 	}
 	return nil
 }

@@ -20,6 +20,9 @@ type AroundOptions struct {
 	// Interface is the name of the card.
 	Interface string
 
+	// Mode is ModeMove, also for "", or ModeMacvlan, which gets its address by DHCP.
+	Mode string
+
 	// Dir is where it is lent meanwhile. Empty is a directory named for the card,
 	// below DefaultParent or, for who is not root, below $XDG_RUNTIME_DIR/gatekit.
 	Dir string
@@ -49,12 +52,12 @@ func NewAround(o AroundOptions) (*Around, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	card, err := New(Options{Dir: o.Dir})
+	card, err := New(Options{Dir: o.Dir, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}
 	a := &Around{card, CreateOptions{
-		Dir: o.Dir, Interface: o.Interface, Mode: ModeMove, once: true, Logger: o.Logger,
+		Dir: o.Dir, Interface: o.Interface, Mode: o.Mode, DHCP: o.Mode == ModeMacvlan, once: true, Logger: o.Logger,
 		Owner: Owner{UID: os.Geteuid(), GID: os.Getegid(), Name: strconv.Itoa(os.Geteuid())},
 	}}
 	if u, err := osuser.LookupId(a.o.Owner.Name); err == nil {
@@ -86,7 +89,7 @@ func (a *Around) Check() error {
 	if err != nil {
 		return err
 	}
-	a.state = s
+	a.set(s)
 	return nil
 }
 

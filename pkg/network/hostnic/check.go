@@ -34,17 +34,22 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 	if s.Card, err = readCard(link); err != nil {
 		return nil, nil, err
 	}
-	s.Addresses = o.Addresses
-	if len(o.Addresses) == 0 {
-		if o.Mode == ModeMacvlan {
-			return nil, nil, errors.New("--mode=macvlan needs an address of its own on the network: give it with --address")
-		}
+	s.Addresses, s.DHCP = o.Addresses, o.DHCP
+	switch {
+	case o.DHCP && len(o.Addresses)+len(o.Gateways) > 0:
+		return nil, nil, errors.New("--dhcp brings addresses and gateway: it cannot go with --address and --gateway")
+	case o.DHCP, len(o.Addresses) > 0:
+	case o.Mode == ModeMacvlan:
+		return nil, nil, errors.New("--mode=macvlan needs an address of its own on the network: give it with --address, or ask for one with --dhcp")
+	default:
 		for _, m := range s.Card.AddressMessages {
 			s.Addresses = append(s.Addresses, m.prefix())
 		}
 	}
-	if s.Gateways, err = gateways(o, s); err != nil {
-		return nil, nil, err
+	if !o.DHCP {
+		if s.Gateways, err = gateways(o, s); err != nil {
+			return nil, nil, err
+		}
 	}
 	if o.Mode == ModeMove && !o.Force {
 		if err := checkNeeded(link, s); err != nil {
@@ -219,7 +224,10 @@ func parentOf(proc string) (int, error) {
 // findNameservers fills in the DNS servers: those that were asked for, else the
 // host's, but for those on its loopback, which nobody reaches from the card.
 func findNameservers(o *CreateOptions, s *state) error {
-	s.Nameservers, s.Search = o.Nameservers, o.Search
+	s.Nameservers, s.Search, s.FixedDNS = o.Nameservers, o.Search, len(o.Nameservers) > 0
+	if o.DHCP {
+		return nil
+	}
 	b, err := os.ReadFile("/etc/resolv.conf")
 	if errors.Is(err, os.ErrNotExist) {
 		b, err = nil, nil

@@ -56,6 +56,10 @@ type CreateOptions struct {
 	// host, with ModeMove.
 	Addresses []netip.Prefix
 
+	// DHCP asks for an address, a gateway and DNS servers instead. There must be no
+	// Addresses and Gateways then.
+	DHCP bool
+
 	// Gateways are the next hops of the default routes inside, at most one of each
 	// family. A family without one has the default routes by the card that the
 	// host has.
@@ -154,7 +158,7 @@ func (c *creation) steps(ctx context.Context) []step {
 		{"keep the user namespace", func() error { return c.keep("user", usernsFile) }},
 		{"keep the network namespace", func() error { return c.keep("net", netnsFile) }},
 		{"put the card inside", c.putInside},
-		{"configure it", c.configure},
+		{"configure it", func() error { return c.configure(ctx) }},
 		{"open the directory to the user", func() error { return openTo(c.o.Dir, c.o.Owner.UID) }},
 		{"say that it is ready", func() error {
 			c.state.Ready = true
@@ -221,7 +225,7 @@ func (c *creation) putInside() error {
 }
 
 // configure gives the card inside its addresses and routes.
-func (c *creation) configure() error {
+func (c *creation) configure(ctx context.Context) error {
 	ns, err := os.Open(c.path(netnsFile))
 	if err != nil {
 		return err
@@ -235,6 +239,9 @@ func (c *creation) configure() error {
 		if err != nil {
 			return fmt.Errorf("find %s: %w", c.state.Card.Name, err)
 		}
+		if c.o.DHCP {
+			return c.configureDHCP(ctx, link)
+		}
 		if err := c.addAddresses(link); err != nil {
 			return err
 		}
@@ -247,6 +254,28 @@ func (c *creation) configure() error {
 		c.awaitAddresses(link)
 		return nil
 	})
+}
+
+// configureDHCP finds out whether there is a DHCP server. Gates ask it again.
+func (c *creation) configureDHCP(ctx context.Context, link netlink.Link) error {
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", c.state.Card.Name, err)
+	}
+	l, err := acquire(ctx, link)
+	if err != nil {
+		return err
+	}
+	if err := l.apply(link); err != nil {
+		return err
+	}
+	c.state.Addresses, c.state.Gateways = []netip.Prefix{l.Address}, l.Gateways
+	if len(c.o.Nameservers) == 0 {
+		c.state.Nameservers = l.Nameservers
+	}
+	if len(c.o.Search) == 0 {
+		c.state.Search = l.Search
+	}
+	return nil
 }
 
 func (c *creation) addAddresses(link netlink.Link) error {

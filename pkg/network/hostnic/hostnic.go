@@ -23,11 +23,16 @@ package hostnic
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/gatekit/gatekit/pkg/network"
 )
@@ -43,13 +48,20 @@ type Options struct {
 	// Shared lets other gates that say so be on the card at the same time. False
 	// is one gate at a time.
 	Shared bool
+
+	// Logger takes what goes wrong with a lease. Nil discards it.
+	Logger *slog.Logger
 }
 
 // Card is the driver for a card that was lent. It implements network.Driver and
 // network.Joiner.
 type Card struct {
-	o     Options
-	state *state // of Check; the zero state before
+	o       Options
+	log     *slog.Logger
+	changed chan struct{} // holds one while there is news for Follow
+
+	mu    sync.Mutex // guards the rest
+	state *state     // of Check; the zero state before
 }
 
 // New returns the driver. Nothing is looked at before Check.
@@ -57,15 +69,22 @@ func New(o Options) (*Card, error) {
 	if !filepath.IsAbs(o.Dir) {
 		return nil, fmt.Errorf("--hostnic-dir=%s: want the absolute path of a directory that gatectl netns create has made, such as /run/gatekit/eth1", o.Dir)
 	}
-	return &Card{o: o, state: &state{}}, nil
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Card{o: o, log: o.Logger, changed: make(chan struct{}, 1), state: &state{}}, nil
 }
 
-// Plan tells the child half that there is nothing to make. Nameservers and Search
-// are known after Check.
+// Plan tells the child half what it finds. Nameservers and Search are known after
+// Check, or once there is a lease.
 func (c *Card) Plan() network.Plan {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return network.Plan{
 		Driver:      DriverName,
 		Namespace:   true,
+		DHCP:        c.state.DHCP,
+		Interface:   &network.Interface{Name: c.state.Card.Name},
 		Nameservers: c.state.Nameservers,
 		Search:      c.state.Search,
 	}
@@ -73,7 +92,9 @@ func (c *Card) Plan() network.Plan {
 
 // Info describes the driver.
 func (c *Card) Info() network.Info {
-	info := network.Info{Driver: DriverName, DNS: c.state.Nameservers}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info := network.Info{Driver: DriverName, DNS: c.state.Nameservers, DynamicChildIP: c.state.DHCP}
 	var best netip.Addr
 	for _, p := range c.state.Addresses {
 		if !best.IsValid() || best.Is6() && p.Addr().Is4() {
@@ -102,8 +123,14 @@ func (c *Card) Check() error {
 	if s.UID != os.Geteuid() {
 		return fmt.Errorf("%s is lent to %s, who alone can start gates on it", s.Card.Name, s.User)
 	}
-	c.state = s
+	c.set(s)
 	return nil
+}
+
+func (c *Card) set(s *state) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = s
 }
 
 // MapsIDs is false: who has lent the card has mapped them.
@@ -135,15 +162,99 @@ func (c *Card) Join(context.Context, func(context.Context, int) error) (*network
 	}, nil
 }
 
-// Run waits for ctx: the kernel does the rest.
+// Run takes the child half's news of leases. Without DHCP it has nothing to do but to
+// wait for ctx.
 func (c *Card) Run(ctx context.Context, files []*os.File, ready func()) error {
+	var reading sync.WaitGroup
+	for _, f := range files { // one, or none
+		reading.Go(func() { c.listen(f, ready) })
+	}
+	if len(files) == 0 {
+		ready()
+	}
+	<-ctx.Done()
 	for _, f := range files {
 		f.Close()
 	}
-	ready()
-	<-ctx.Done()
+	reading.Wait()
 	return nil
 }
 
-// Setup is the child half. The card is configured by who has lent it.
-func Setup(network.Plan) ([]*os.File, error) { return nil, nil }
+// listen reads news until the child's end, or the gate's.
+func (c *Card) listen(f *os.File, ready func()) {
+	lines := json.NewDecoder(f)
+	for {
+		var n news
+		if err := lines.Decode(&n); err != nil {
+			return // the child's end has its own way of being told
+		}
+		if n.Trouble != "" {
+			c.log.Warn("the lease of the card's address", "trouble", n.Trouble)
+			continue
+		}
+		c.take(n)
+		ready()
+		select {
+		case c.changed <- struct{}{}:
+		default: // Follow has not seen the last one yet
+		}
+	}
+}
+
+func (c *Card) take(n news) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := *c.state
+	s.Addresses = []netip.Prefix{n.Address}
+	if !s.FixedDNS {
+		s.Nameservers, s.Search = n.Nameservers, n.Search
+	}
+	c.state = &s
+}
+
+// Follow calls changed when a lease may have brought other DNS servers.
+func (c *Card) Follow(ctx context.Context, changed func(network.Plan)) {
+	for {
+		select {
+		case <-c.changed:
+			changed(c.Plan())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Setup is the child half. A card with addresses is configured by who has lent it.
+// Otherwise it gets one by DHCP, and keeps it while this process lives.
+func Setup(plan network.Plan) ([]*os.File, error) {
+	if !plan.DHCP {
+		return nil, nil
+	}
+	if err := network.LoopbackUp(); err != nil {
+		return nil, err
+	}
+	link, err := netlink.LinkByName(plan.Interface.Name)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", plan.Interface.Name, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return nil, fmt.Errorf("set %s up: %w", plan.Interface.Name, err)
+	}
+	l, err := acquire(context.Background(), link)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.apply(link); err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	lines := json.NewEncoder(w)
+	// Whom it is told may be gone; then this process ends, too.
+	tell := func(n news) { _ = lines.Encode(n) }
+	tell(l.news())
+	go l.keep(link, tell)
+	return []*os.File{r}, nil
+}

@@ -50,6 +50,10 @@ type state struct {
 	// Made is when the state of the card was taken.
 	Made time.Time `json:"made"`
 
+	// DHCP says that gates ask for an address when they start, and keep it while they
+	// run.
+	DHCP bool `json:"dhcp,omitempty"`
+
 	// Addresses and Gateways are those inside, for people.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Gateways  []netip.Addr   `json:"gateways,omitempty"`
@@ -57,6 +61,9 @@ type state struct {
 	// Nameservers and Search become the resolv.conf of gates.
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"`
+
+	// FixedDNS says that DHCP does not change them.
+	FixedDNS bool `json:"fixedDNS,omitempty"`
 }
 
 // stateVersion is that of this program.
