@@ -330,7 +330,7 @@ func oddFrames(t testing.TB, e *target) map[string][][]byte {
 	return map[string][][]byte{
 		"datagrams":          {udp4, udp6, udpFrame(from, dns, string(query(t, 9, "a.example."))), udpFrame(from, dns, "short")},
 		"a connection":       {syn, syn, flags(header.TCPFlagAck), flags(header.TCPFlagAck | header.TCPFlagPsh), flags(header.TCPFlagFin), flags(header.TCPFlagRst)},
-		"all flags":          {flags(0xff), flags(0)},
+		"all flags":          {flags(0xff), flags(0), flags(header.TCPFlagSyn | header.TCPFlagRst), flags(header.TCPFlagSyn | header.TCPFlagFin)},
 		"TCP options":        {changed(syn, func(ip []byte) { ip[20+12] = 0xf0 })},
 		"to nobody":          {synFrame(from, netip.AddrPortFrom(worldIPv4, 80)), synFrame(from6, netip.AddrPortFrom(worldIPv6, 80)), udpFrame(from, netip.AddrPortFrom(worldIPv4, 9), "x")},
 		"pings":              {echoRequest(e.net.subnets[0].gateway), echoRequest(worldIPv4), icmpv6Frame(gateway6, []byte{128, 0, 0, 0, 0, 1, 0, 1})},
@@ -477,6 +477,24 @@ func TestStormsPassBy(t *testing.T) {
 			e.exchange(5001)
 		})
 	}
+}
+
+// Each set of flags, where there is no connection: a SYN that is a reset as well is no
+// SYN.
+func TestEachSetOfTCPFlagsIsSafe(t *testing.T) {
+	e := newTarget(t)
+	syn := synFrame(netip.AddrPortFrom(childIPv4, 4000), e.tcp)
+	for round := range 2 {
+		for flags := range 256 {
+			frame := changed(syn, func(ip []byte) {
+				binary.BigEndian.PutUint16(ip[20:], uint16(5000+flags*2+round))
+				ip[20+13] = byte(flags)
+			})
+			head := [vnetHeaderSize]byte{vnetNeedsChecksum} // which is right so
+			e.give(append(head[:], frame...))
+		}
+	}
+	e.exchange(4500)
 }
 
 // Of fragments that overlap, nothing is put together (RFC 5722, 4), whichever comes

@@ -112,6 +112,10 @@ func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.Pac
 				return false
 			}
 			return true
+		case d == nil && flags.Contains(header.TCPFlagRst):
+			// A reset of nothing is passed over (RFC 9293, 3.10.7.2). The forwarder
+			// would take one that is a SYN too, and call handle without a dial.
+			return true
 		case d == nil:
 		case flags.Contains(header.TCPFlagRst):
 			d.cancel()
