@@ -246,6 +246,7 @@ func TestTheInterfaceItselfTakesNoAdvertisement(t *testing.T) {
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	addresses := func() string { return g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0") }
 	routes := func() string { return g.run(t, "ip", "-6", "route") }
+	testenv.Until(t, "the link-local address", func() bool { return !strings.Contains(addresses(), "tentative") })
 	beforeA, beforeR := addresses(), routes()
 	g.run(t, "sh", "-ec", `
 		ip link add link tap0 name guest type macvlan mode bridge
