@@ -78,7 +78,7 @@ type Signal struct {
 }
 
 // Request asks for N sockets of Domain and Type (socket(2)); those of AF_NETLINK
-// are of NETLINK_SOCK_DIAG.
+// are of NETLINK_SOCK_DIAG, and those of AF_PACKET write to lo (slirp.OpenLoopback).
 type Request struct {
 	ID     uint64 `json:"id"`
 	Domain int    `json:"domain"`

@@ -109,17 +109,13 @@ func (c *child) makeSockets(m handshake.Message) error {
 		}
 	}()
 	reply := handshake.Reply{ID: request.ID}
-	protocol := 0
-	if request.Domain == unix.AF_NETLINK {
-		protocol = unix.NETLINK_SOCK_DIAG
-	}
 	err := c.netns(func() error {
 		for range min(request.N, handshake.MaxFiles) {
-			fd, err := unix.Socket(request.Domain, request.Type|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+			f, err := c.makeSocket(request.Domain, request.Type)
 			if err != nil {
 				return err
 			}
-			files = append(files, os.NewFile(uintptr(fd), "socket"))
+			files = append(files, f)
 		}
 		return nil
 	})
@@ -128,4 +124,20 @@ func (c *child) makeSockets(m handshake.Message) error {
 		reply.Errno = unix.EIO
 	}
 	return c.conn.Send(handshake.KindSockets, reply, files...)
+}
+
+// makeSocket makes one in the network namespace of the calling thread.
+func (c *child) makeSocket(domain, typ int) (*os.File, error) {
+	protocol := 0
+	switch domain {
+	case unix.AF_PACKET:
+		return slirp.OpenLoopback(c.setup.Plan)
+	case unix.AF_NETLINK:
+		protocol = unix.NETLINK_SOCK_DIAG
+	}
+	fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
 }

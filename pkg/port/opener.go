@@ -15,7 +15,9 @@ type Opener interface {
 	Keeps(client, service netip.Addr) bool
 
 	// Reaches says whether flows to this service can be opened from clients of its
-	// family, those aside who are in an unusual place. It takes no time.
+	// family, those aside who are in an unusual place. It is asked when a forward is
+	// added, before any of the others about its service, and may open what is needed
+	// for it.
 	Reaches(service netip.Addr) bool
 
 	// Connect connects to a service as client and then joins fd, a connected

@@ -120,7 +120,8 @@ type Sockets interface {
 	// Sockets returns n new, unconnected, non-blocking, close-on-exec sockets.
 	// domain is unix.AF_INET or AF_INET6 with a typ of unix.SOCK_STREAM or
 	// SOCK_DGRAM, or unix.AF_NETLINK with SOCK_RAW, which speaks
-	// NETLINK_SOCK_DIAG (sock_diag(7)). The caller owns them.
+	// NETLINK_SOCK_DIAG (sock_diag(7)). The network driver may ask for AF_PACKET with
+	// SOCK_RAW as well, which writes frames to lo. The caller owns them.
 	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
 }
 

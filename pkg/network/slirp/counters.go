@@ -74,8 +74,8 @@ func (e *engine) counters() Counters {
 		GuestsIgnored:     e.guests.ignored.Load(),
 		GuestsTurnedAway:  e.guests.full.count.Load(),
 	}
-	if lo := e.inbound.lo; lo != nil {
-		c.FramesLost += lo.dropped.Load()
+	if lo := e.inbound.lo.Load(); lo != nil {
+		c.FramesLost += lo.dev.dropped.Load()
 	}
 	for _, counter := range []interface{ Value() uint64 }{
 		stats.IP.MalformedPacketsReceived, stats.IP.OptionUnknownReceived,

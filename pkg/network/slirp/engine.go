@@ -37,23 +37,19 @@ type engine struct {
 	memory  reclaimer
 }
 
-// run serves devices, which it owns, until ctx is done or one fails. lo may be
-// nil.
-func (n *Network) run(ctx context.Context, dev, lo *device, ready func()) (err error) {
-	defer func() {
-		err = errors.Join(err, dev.close())
-		if lo != nil {
-			err = errors.Join(err, lo.close())
-		}
-	}()
+// run serves a device, which it owns, until ctx is done or it fails.
+func (n *Network) run(ctx context.Context, dev *device, ready func()) (err error) {
+	defer func() { err = errors.Join(err, dev.close()) }()
 	log.SetTarget(stackLog{n.log})
 	e, err := n.newEngine(dev)
 	if err != nil {
 		return err
 	}
-	e.inbound.enter(lo)
 	n.inbound.Store(e.inbound)
-	defer n.inbound.Store(nil)
+	defer func() {
+		n.inbound.Store(nil)
+		err = errors.Join(err, e.inbound.leave())
+	}()
 	n.engine.Store(e)
 	defer func() {
 		last := e.counters()

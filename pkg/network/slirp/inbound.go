@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -48,8 +51,10 @@ type inbound struct {
 	stack   *stack.Stack
 	subnets [2]subnet
 	loops   []*loop
-	lo      *device // nil where the loopback cannot be reached
 	udp     inboundUDP
+
+	lo      atomic.Pointer[loopback] // nil where the loopback is not reached
+	opening sync.Once                // of lo
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -70,11 +75,57 @@ func newInbound(s *stack.Stack, subnets [2]subnet, loops []*loop) *inbound {
 	return in
 }
 
-// enter opens the way by lo, before the engine serves. nil leaves it closed.
-func (in *inbound) enter(lo *device) {
-	if lo != nil {
-		in.lo, in.udp.lo = lo, &datagramWriter{dev: lo, mtu: loopbackMTU}
+// loopback is the way into the namespace by its loopback interface.
+type loopback struct {
+	dev    *device
+	writer *datagramWriter
+}
+
+// UseSockets says how the network gets a socket in the namespace, which it needs
+// once, for services on the namespace's loopback. It is called before the first
+// flow is opened; without it only services on the interface see their clients.
+func (n *Network) UseSockets(s port.Sockets) { n.sockets = s }
+
+// openTimeout bounds the wait for the packet socket.
+const openTimeout = 5 * time.Second
+
+// openLoopback opens the way by lo, if it is not open yet. A gate without forwards
+// does without it: the kernel takes 20 ms to close a packet socket.
+func (n *Network) openLoopback(in *inbound) {
+	if n.sockets == nil || !in.begin() {
+		return
 	}
+	defer in.running.Done()
+	in.opening.Do(func() {
+		ctx, cancel := context.WithTimeout(in.ctx, openTimeout)
+		defer cancel()
+		files, err := n.sockets.Sockets(ctx, unix.AF_PACKET, unix.SOCK_RAW, 1)
+		if err == nil {
+			err = in.enter(files[0])
+		}
+		if err != nil && in.ctx.Err() == nil {
+			n.log.Warn("services on the namespace's loopback do not see their clients' addresses: this host allows no packet socket there, or /proc/sys is read-only; --source-ip=off says that this is meant", "reason", err)
+		}
+	})
+}
+
+// enter opens the way by a packet socket, which it owns, on lo.
+func (in *inbound) enter(file *os.File) error {
+	dev, err := newDevice(file, true)
+	if err != nil {
+		file.Close()
+		return err
+	}
+	in.lo.Store(&loopback{dev, &datagramWriter{dev: dev, mtu: loopbackMTU}})
+	return nil
+}
+
+// leave closes the way by lo, after wait.
+func (in *inbound) leave() error {
+	if lo := in.lo.Swap(nil); lo != nil {
+		return lo.dev.close()
+	}
+	return nil
 }
 
 // Keeps implements port.Opener.
@@ -101,13 +152,19 @@ func (in *inbound) keeps(client, service netip.Addr) bool {
 // Reaches implements port.Opener.
 func (n *Network) Reaches(service netip.Addr) bool {
 	in := n.inbound.Load()
-	return n.plan.SourceIP && in != nil && in.reaches(service)
+	if !n.plan.SourceIP || in == nil {
+		return false
+	}
+	if service.IsLoopback() {
+		n.openLoopback(in)
+	}
+	return in.reaches(service)
 }
 
 // reaches says whether there is a way to the service.
 func (in *inbound) reaches(service netip.Addr) bool {
 	for _, s := range in.subnets {
-		if s.enabled() && (s.holds(service) || in.lo != nil && service.IsLoopback() && s.child.Is4() == service.Is4()) {
+		if s.enabled() && (s.holds(service) || in.lo.Load() != nil && service.IsLoopback() && s.child.Is4() == service.Is4()) {
 			return true
 		}
 	}
@@ -216,13 +273,16 @@ func (in *inbound) loopback(pkt *stack.PacketBuffer) *device {
 	if pkt.EgressRoute.RemoteLinkAddress != loopbackMAC {
 		return nil
 	}
-	return in.lo
+	if lo := in.lo.Load(); lo != nil {
+		return lo.dev
+	}
+	return nil
 }
 
 // answers says whether a packet from a loopback address of the namespace is part
 // of a flow that was opened from here. p is what follows the IP header.
 func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, dst netip.Addr) bool {
-	if in == nil || in.lo == nil || !src.IsLoopback() {
+	if in == nil || in.lo.Load() == nil || !src.IsLoopback() {
 		return false
 	}
 	switch proto {

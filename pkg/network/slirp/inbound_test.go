@@ -28,16 +28,14 @@ func newInboundRig(t *testing.T, bare bool) inboundRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := newDevice(os.NewFile(uintptr(fds[0]), "lo"), true)
-	if err != nil {
-		t.Fatal(err)
-	}
 	lo := os.NewFile(uintptr(fds[1]), "lo's other end")
-	t.Cleanup(func() {
-		lo.Close()
-		dev.close()
-	})
-	r := newRig(t, rigOptions{Options: Options{SourceIP: true}, bare: bare, tweak: func(e *engine) { e.inbound.enter(dev) }})
+	t.Cleanup(func() { lo.Close() })
+	r := newRig(t, rigOptions{Options: Options{SourceIP: true}, bare: bare, tweak: func(e *engine) {
+		if err := e.inbound.enter(os.NewFile(uintptr(fds[0]), "lo")); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.inbound.leave() })
+	}})
 	r.net.inbound.Store(r.e.inbound)
 	return inboundRig{r, lo}
 }

@@ -30,8 +30,6 @@ import (
 //
 // The port driver caps the flows, and ends them.
 type inboundUDP struct {
-	lo *datagramWriter // nil where the loopback cannot be reached
-
 	// flows and clients are guarded by mu. It is held while a datagram is written,
 	// which does not wait, so that the devices are there.
 	mu      sync.RWMutex
@@ -154,7 +152,9 @@ func (f *inboundFlow) Send(payload []byte) {
 	switch {
 	case u.flows[f.key] != f:
 	case f.route == nil:
-		u.lo.write(macAddr{}, f.key.client, f.key.service, payload)
+		if lo := f.in.lo.Load(); lo != nil {
+			lo.writer.write(macAddr{}, f.key.client, f.key.service, payload)
+		}
 	default:
 		f.sendOnTAP(payload)
 	}

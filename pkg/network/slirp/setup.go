@@ -27,9 +27,9 @@ const tapQueueLength = 4096
 
 // Setup is the child half: it makes the TAP of a plan in the current network
 // namespace, configures it and the loopback interface, and returns the TAP's
-// file for Network.Run and, where the plan asks for it and the host allows it, a
-// packet socket on lo. The interface stays until its namespace goes. It runs inside the namespaces with CAP_NET_ADMIN, on a
-// locked thread where the namespace is the thread's.
+// file for Network.Run. The interface stays until its namespace goes. It runs inside
+// the namespaces with CAP_NET_ADMIN, on a locked thread where the namespace is the
+// thread's.
 func Setup(plan network.Plan) ([]*os.File, error) {
 	nic := plan.Interface
 	if nic == nil {
@@ -48,13 +48,7 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 		return nil, fmt.Errorf("set up slirp: %w", err)
 	}
 	setCongestionControl()
-	files := []*os.File{file}
-	if plan.SourceIP {
-		if lo := openLoopback(nic.Name); lo != nil {
-			files = append(files, lo)
-		}
-	}
-	return files, nil
+	return []*os.File{file}, nil
 }
 
 // setCongestionControl makes Reno the namespace's default for TCP, over IPv6 too.

@@ -4,22 +4,25 @@ import (
 	"errors"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network"
 )
 
-// openLoopback opens the way into the namespace by its loopback interface, and has
-// the kernel take what comes there and send the answers out on the interface. It
-// returns nil where the host allows that not: packet sockets may be forbidden by a
-// sandbox, and /proc/sys may be read-only in a container.
-func openLoopback(ifname string) *os.File {
-	if err := allowLoopbackRoutes(ifname); err != nil {
-		return nil
+// OpenLoopback opens the way into the namespace by its loopback interface, and has
+// the kernel take what comes there and send the answers out on the interface of the
+// plan. It runs inside the namespaces, as Setup does, for the parent half's first
+// question for a packet socket (Network.UseSockets). It fails where packet sockets
+// are forbidden by a sandbox, or /proc/sys is read-only, as in a container.
+func OpenLoopback(plan network.Plan) (*os.File, error) {
+	if plan.Interface == nil || !plan.SourceIP {
+		return nil, unix.EPERM
 	}
-	file, err := linux.OpenPacketSender("lo")
-	if err != nil {
-		return nil
+	if err := allowLoopbackRoutes(plan.Interface.Name); err != nil {
+		return nil, err
 	}
-	return file
+	return linux.OpenPacketSender("lo")
 }
 
 // allowLoopbackRoutes sets what IPv4 needs in the network namespace of the calling

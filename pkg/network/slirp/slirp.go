@@ -45,6 +45,7 @@ import (
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // DriverName is the driver's name in a network.Plan and in GET /v1/info.
@@ -123,7 +124,8 @@ type Network struct {
 	source       *upstreamSource
 	policy       *policy.Filter
 	outbound     outbound
-	childMAC     macAddr // of the interface
+	childMAC     macAddr      // of the interface
+	sockets      port.Sockets // of the namespace; may be nil
 	log          *slog.Logger
 	clock        tcpip.Clock              // of TCP; nil is the machine's
 	engine       atomic.Pointer[engine]   // nil but while Run serves
@@ -304,34 +306,23 @@ func (n *Network) Info() network.Info {
 
 // Run implements network.Driver. files are what Setup returned.
 func (n *Network) Run(ctx context.Context, files []*os.File, ready func()) error {
-	dev, lo, err := devices(files)
-	if err != nil {
+	if len(files) != 1 {
 		for _, f := range files {
 			f.Close()
 		}
+		return fmt.Errorf("slirp: got %d files from the child, want the TAP", len(files))
+	}
+	dev, err := newTAP(files[0])
+	if err != nil {
+		files[0].Close()
 		return fmt.Errorf("slirp: %w", err)
 	}
 	if !dev.vnet {
 		n.log.Warn("the TAP has no segmentation offload on this host; the network will be slower")
 	}
 	logPingSockets(n.log)
-	if n.plan.SourceIP && lo == nil {
-		n.log.Warn("services on the namespace's loopback do not see their clients' addresses: this host allows no packet socket there, or /proc/sys is read-only; --source-ip=off says that this is meant")
-	}
-	if err := n.run(ctx, dev, lo, ready); err != nil {
+	if err := n.run(ctx, dev, ready); err != nil {
 		return fmt.Errorf("slirp: %w", err)
 	}
 	return nil
-}
-
-// devices makes devices of the TAP and, where there is one, the packet socket on
-// the namespace's lo.
-func devices(files []*os.File) (tap, lo *device, err error) {
-	if len(files) == 0 || len(files) > 2 {
-		return nil, nil, fmt.Errorf("got %d files from the child, want the TAP and at most a packet socket", len(files))
-	}
-	if tap, err = newTAP(files[0]); err == nil && len(files) == 2 {
-		lo, err = newDevice(files[1], true)
-	}
-	return tap, lo, err
 }
