@@ -26,16 +26,27 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
 
-// Follow calls changed at once, and again whenever the file at an absolute path may
-// be another or has been written, until ctx is done. What keeps it from noticing is
-// logged.
+// settle is how long Follow waits before it begins. A gate that runs one short command
+// ends before that, and is spared the 15 ms that the kernel takes to close an inotify
+// instance.
+const settle = time.Second
+
+// Follow calls changed after a second, for what has changed until then, and again
+// whenever the file at an absolute path may be another or has been written, until ctx
+// is done. What keeps it from noticing is logged.
 func Follow(ctx context.Context, path string, log *slog.Logger, changed func()) {
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+		return
+	}
 	log = log.With("file", path)
 	inotify, err := linux.NewInotify()
 	if err != nil {
