@@ -16,11 +16,11 @@ func TestForwardsOfTheStartAreThereBeforeTheCommand(t *testing.T) {
 		"sh", "-c", "curl -s --unix-socket $GATEKIT_STATE_DIR/api.sock http://gate/v1/ports; echo; exec sleep 60")
 	g.awaitOutput(t, "\n")
 	want := `[` +
-		`{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}},` +
-		`{"id":2,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8090,"childPort":90}},` +
-		`{"id":3,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8091,"childPort":91}},` +
-		`{"id":4,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8092,"childPort":92}},` +
-		`{"id":5,"spec":{"proto":"tcp6","parentIP":"::1","parentPort":8080,"childPort":80}}]`
+		`{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80},"sourceIP":"off"},` +
+		`{"id":2,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8090,"childPort":90},"sourceIP":"off"},` +
+		`{"id":3,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8091,"childPort":91},"sourceIP":"off"},` +
+		`{"id":4,"spec":{"proto":"udp","parentIP":"127.0.0.1","parentPort":8092,"childPort":92},"sourceIP":"off"},` +
+		`{"id":5,"spec":{"proto":"tcp6","parentIP":"::1","parentPort":8080,"childPort":80},"sourceIP":"off"}]`
 	if got := strings.TrimSpace(g.Stdout()); got != want {
 		t.Errorf("the command sees %s\nwant %s", got, want)
 	}
