@@ -277,6 +277,38 @@ func TestAnAddressThatCannotBeKeptIsNoFailure(t *testing.T) {
 	g.expectListed(t, "partly", "preserve")
 }
 
+// Clients of one family reach a service of the other, and an address inside that is
+// neither the loopback's nor the interface's, by the fast path.
+func TestWhereNoAddressCanBeKeptTheFastPathServes(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g.run(t, "ip", "address", "add", "10.9.9.9/32", "dev", "lo")
+	for i, c := range []struct {
+		service, child string
+		host           netip.Addr
+		listed, saw    string
+	}{
+		{"::1", "[::1]", s.outside.HostAddr4, "partly", "::1"},
+		{"127.0.0.1", "127.0.0.1", s.outside.HostAddr6, "partly", "127.0.0.1"},
+		{"fd67:6174:656b::100", "[fd67:6174:656b::100]", s.outside.HostAddr4, "partly", "fd67:6174:656b::100"},
+		{"10.0.2.100", "10.0.2.100", s.outside.HostAddr6, "partly", "10.0.2.100"},
+		{"10.9.9.9", "10.9.9.9", s.outside.HostAddr4, "off", "10.9.9.9"},
+	} {
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run(network+" from "+c.host.String()+" to "+c.service, func(t *testing.T) {
+				g.witness(t, fmt.Sprintf("%s,%s,%d", network, c.service, 7000+i))
+				added := g.add(t, fmt.Sprintf("%d:%s:%d/%s", 8000+i, c.child, 7000+i, network))
+				if added[0].SourceIP != c.listed {
+					t.Errorf("it is listed as %q, want %q", added[0].SourceIP, c.listed)
+				}
+				if saw, _ := seen(t, network, s.outside, at(c.host, 8000+i)); saw.Addr().String() != c.saw {
+					t.Errorf("the service sees %v, want %s", saw, c.saw)
+				}
+			})
+		}
+	}
+}
+
 // Without a service the client sees a reset, as on the host; with one that listens
 // on the other family alone, it is served by that.
 func TestRefusalsReachTheClient(t *testing.T) {

@@ -300,20 +300,30 @@ func TestAReverseSpecListensInside(t *testing.T) {
 // FuzzValidate checks that a valid spec survives its text form, whatever its
 // fields came from.
 func FuzzValidate(f *testing.F) {
-	f.Add("tcp", "127.0.0.1", 8080, "::1", 80)
-	f.Add("udp6", "fe80::1%eth0", 0, "", 1)
-	f.Fuzz(func(t *testing.T, proto, parentIP string, parentPort int, childIP string, childPort int) {
-		spec := Spec{Proto: proto, ParentIP: parentIP, ParentPort: parentPort, ChildIP: childIP, ChildPort: childPort}
+	f.Add("tcp", "127.0.0.1", 8080, "::1", 80, false)
+	f.Add("udp6", "fe80::1%eth0", 0, "", 1, false)
+	f.Add("tcp4", "::1", 5432, "0.0.0.0", 5432, true)
+	f.Fuzz(func(t *testing.T, proto, parentIP string, parentPort int, childIP string, childPort int, reverse bool) {
+		spec := Spec{Proto: proto, ParentIP: parentIP, ParentPort: parentPort, ChildIP: childIP, ChildPort: childPort, Reverse: reverse}
 		if spec.Validate() != nil {
 			return
 		}
-		again, err := Parse(spec.String())
+		parse, text := Parse, spec.String()
+		if reverse {
+			parse, text = ParseReverse, strings.TrimPrefix(text, "reverse ")
+		}
+		again, err := parse(text)
 		if err != nil || len(again) != 1 || again[0] != spec {
 			t.Fatalf("%+v comes back from %q as %+v, %v", spec, spec, again, err)
 		}
 		for _, addr := range spec.Listens() {
 			if addr == (netip.Addr{}) {
 				t.Fatalf("%+v listens nowhere", spec)
+			}
+		}
+		for _, family := range []Families{IPv4, IPv6} {
+			if targets := spec.Targets(family); len(targets) == 0 || len(targets) > maxTargets || targets[0] != spec.Target(family) {
+				t.Fatalf("%+v leads to %v", spec, targets)
 			}
 		}
 	})
