@@ -146,13 +146,16 @@ func TestTheAPISpeaksToCurl(t *testing.T) {
 	spec := func(port int) string {
 		return fmt.Sprintf(`{"proto":"tcp","parentIP":"127.0.0.1","parentPort":%d,"childPort":80}`, port)
 	}
+	status := func(id, port int) string {
+		return fmt.Sprintf(`{"id":%d,"spec":%s,"sourceIP":"off"}`, id, spec(port))
+	}
 	for _, c := range []struct{ method, path, body, want string }{
 		{"GET", "/v1/ports", "", "[]\n 200"},
-		{"POST", "/v1/ports", spec(8080), `{"id":1,"spec":` + spec(8080) + "}\n 201"},
-		{"POST", "/v1/ports/batch", "[" + spec(8081) + "," + spec(8082) + "]", `[{"id":2,"spec":` + spec(8081) + `},{"id":3,"spec":` + spec(8082) + "}]\n 201"},
+		{"POST", "/v1/ports", spec(8080), status(1, 8080) + "\n 201"},
+		{"POST", "/v1/ports/batch", "[" + spec(8081) + "," + spec(8082) + "]", "[" + status(2, 8081) + "," + status(3, 8082) + "]\n 201"},
 		{"DELETE", "/v1/ports/2", "", " 200"},
 		{"DELETE", "/v1/ports/1", "", " 200"},
-		{"GET", "/v1/ports", "", `[{"id":3,"spec":` + spec(8082) + "}]\n 200"},
+		{"GET", "/v1/ports", "", "[" + status(3, 8082) + "]\n 200"},
 	} {
 		if got := g.curl(t, c.method, c.path, c.body); got != c.want {
 			t.Errorf("%s %s: %s\nwant %s", c.method, c.path, got, c.want)
