@@ -15,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/network/slirp/dhcp"
 )
@@ -484,17 +485,26 @@ func TestStormsPassBy(t *testing.T) {
 func TestEachSetOfTCPFlagsIsSafe(t *testing.T) {
 	e := newTarget(t)
 	syn := synFrame(netip.AddrPortFrom(childIPv4, 4000), e.tcp)
-	for round := range 2 {
-		for flags := range 256 {
-			frame := changed(syn, func(ip []byte) {
-				binary.BigEndian.PutUint16(ip[20:], uint16(5000+flags*2+round))
-				ip[20+13] = byte(flags)
-			})
-			head := [vnetHeaderSize]byte{vnetNeedsChecksum} // which is right so
-			e.give(append(head[:], frame...))
-		}
+	give := func(port uint16, flags header.TCPFlags, sequence uint32) {
+		head := [vnetHeaderSize]byte{vnetNeedsChecksum} // which is right so
+		e.give(append(head[:], changed(syn, func(ip []byte) {
+			binary.BigEndian.PutUint16(ip[20:], port)
+			binary.BigEndian.PutUint32(ip[20+4:], sequence)
+			ip[20+13] = byte(flags)
+		})...))
+	}
+	for flags := range 256 {
+		give(uint16(5000+flags), header.TCPFlags(flags), 1000)
 	}
 	e.exchange(4500)
+	// The handshakes that were begun end now, and not when they have waited long enough.
+	testenv.Until(t, "the dials to end", func() bool {
+		for flags := range 256 {
+			give(uint16(5000+flags), header.TCPFlagRst, 1001)
+		}
+		e.settle()
+		return dialsOf(e.rig) == 0
+	})
 }
 
 // Of fragments that overlap, nothing is put together (RFC 5722, 4), whichever comes
