@@ -20,6 +20,14 @@ type Joiner interface {
 	Join(ctx context.Context, mapIDs func(ctx context.Context, pid int) error) (*Namespaces, error)
 }
 
+// Attacher is what a driver may implement that puts an interface into the network
+// namespace of the child, from the host.
+type Attacher interface {
+	// Attach is called once, when the child has its namespaces; pid is the child's.
+	// The child half waits for the interface.
+	Attach(ctx context.Context, pid int) error
+}
+
 // Namespaces are those that a child is started in.
 type Namespaces struct {
 	// User and Net are open until Leave.

@@ -169,8 +169,11 @@ func (o *Options) validate() error {
 
 func (o *Options) validateNetwork() error {
 	plan := o.Network.Plan()
-	if _, ok := o.Network.(network.Joiner); ok && o.DetachNetns {
-		return fmt.Errorf("--detach-netns cannot go with --net=%s: its network namespace is kept already", plan.Driver)
+	switch o.Network.(type) {
+	case network.Joiner, network.Attacher:
+		if o.DetachNetns {
+			return fmt.Errorf("--detach-netns cannot go with --net=%s: COMMAND is in the network namespace of the card", plan.Driver)
+		}
 	}
 	if o.DetachNetns && !plan.Namespace {
 		return fmt.Errorf("--detach-netns needs a network of its own: --net=%s has none; use --net=slirp or --net=none", plan.Driver)

@@ -276,6 +276,11 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 	}
 	mapped := make(chan error, 1)
 	go func() { mapped <- g.mapIDs(ctx) }()
+	if a, ok := g.o.Network.(network.Attacher); ok {
+		if err := a.Attach(ctx, g.child.Pid); err != nil {
+			return errors.Join(err, <-mapped)
+		}
+	}
 	if err := g.startNetwork(ctx, parts); err != nil {
 		return errors.Join(err, <-mapped)
 	}

@@ -31,6 +31,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -56,12 +57,8 @@ type Options struct {
 // Card is the driver for a card that was lent. It implements network.Driver and
 // network.Joiner.
 type Card struct {
-	o       Options
-	log     *slog.Logger
-	changed chan struct{} // holds one while there is news for Follow
-
-	mu    sync.Mutex // guards the rest
-	state *state     // of Check; the zero state before
+	*driver
+	o Options
 }
 
 // New returns the driver. Nothing is looked at before Check.
@@ -69,34 +66,48 @@ func New(o Options) (*Card, error) {
 	if !filepath.IsAbs(o.Dir) {
 		return nil, fmt.Errorf("--hostnic-dir=%s: want the absolute path of a directory that gatectl netns create has made, such as /run/gatekit/eth1", o.Dir)
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	return &Card{newDriver(o.Logger), o}, nil
+}
+
+// driver is what the drivers of this package have in common: leases, and what the
+// child half tells of them. It has no part in the data.
+type driver struct {
+	log     *slog.Logger
+	changed chan struct{} // holds one while there is news for Follow
+
+	mu    sync.Mutex // guards the rest
+	state *state     // of Check; the zero state before
+}
+
+func newDriver(log *slog.Logger) *driver {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
-	return &Card{o: o, log: o.Logger, changed: make(chan struct{}, 1), state: &state{}}, nil
+	return &driver{log: log, changed: make(chan struct{}, 1), state: &state{}}
 }
 
 // Plan tells the child half what it finds. Nameservers and Search are known after
 // Check, or once there is a lease.
-func (c *Card) Plan() network.Plan {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (d *driver) Plan() network.Plan {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return network.Plan{
 		Driver:      DriverName,
 		Namespace:   true,
-		DHCP:        c.state.DHCP,
-		Interface:   &network.Interface{Name: c.state.Card.Name},
-		Nameservers: c.state.Nameservers,
-		Search:      c.state.Search,
+		DHCP:        d.state.DHCP,
+		Interface:   &network.Interface{Name: d.state.Card.Name},
+		Nameservers: d.state.Nameservers,
+		Search:      d.state.Search,
 	}
 }
 
 // Info describes the driver.
-func (c *Card) Info() network.Info {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	info := network.Info{Driver: DriverName, DNS: c.state.Nameservers, DynamicChildIP: c.state.DHCP}
+func (d *driver) Info() network.Info {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	info := network.Info{Driver: DriverName, DNS: d.state.Nameservers, DynamicChildIP: d.state.DHCP}
 	var best netip.Addr
-	for _, p := range c.state.Addresses {
+	for _, p := range d.state.Addresses {
 		if !best.IsValid() || best.Is6() && p.Addr().Is4() {
 			best = p.Addr()
 		}
@@ -127,10 +138,10 @@ func (c *Card) Check() error {
 	return nil
 }
 
-func (c *Card) set(s *state) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.state = s
+func (d *driver) set(s *state) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = s
 }
 
 // MapsIDs is false: who has lent the card has mapped them.
@@ -164,10 +175,10 @@ func (c *Card) Join(context.Context, func(context.Context, int) error) (*network
 
 // Run takes the child half's news of leases. Without DHCP it has nothing to do but to
 // wait for ctx.
-func (c *Card) Run(ctx context.Context, files []*os.File, ready func()) error {
+func (d *driver) Run(ctx context.Context, files []*os.File, ready func()) error {
 	var reading sync.WaitGroup
 	for _, f := range files { // one, or none
-		reading.Go(func() { c.listen(f, ready) })
+		reading.Go(func() { d.listen(f, ready) })
 	}
 	if len(files) == 0 {
 		ready()
@@ -181,7 +192,7 @@ func (c *Card) Run(ctx context.Context, files []*os.File, ready func()) error {
 }
 
 // listen reads news until the child's end, or the gate's.
-func (c *Card) listen(f *os.File, ready func()) {
+func (d *driver) listen(f *os.File, ready func()) {
 	lines := json.NewDecoder(f)
 	for {
 		var n news
@@ -189,35 +200,35 @@ func (c *Card) listen(f *os.File, ready func()) {
 			return // the child's end has its own way of being told
 		}
 		if n.Trouble != "" {
-			c.log.Warn("the lease of the card's address", "trouble", n.Trouble)
+			d.log.Warn("the lease of the card's address", "trouble", n.Trouble)
 			continue
 		}
-		c.take(n)
+		d.take(n)
 		ready()
 		select {
-		case c.changed <- struct{}{}:
+		case d.changed <- struct{}{}:
 		default: // Follow has not seen the last one yet
 		}
 	}
 }
 
-func (c *Card) take(n news) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := *c.state
+func (d *driver) take(n news) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := *d.state
 	s.Addresses = []netip.Prefix{n.Address}
 	if !s.FixedDNS {
 		s.Nameservers, s.Search = n.Nameservers, n.Search
 	}
-	c.state = &s
+	d.state = &s
 }
 
 // Follow calls changed when a lease may have brought other DNS servers.
-func (c *Card) Follow(ctx context.Context, changed func(network.Plan)) {
+func (d *driver) Follow(ctx context.Context, changed func(network.Plan)) {
 	for {
 		select {
-		case <-c.changed:
-			changed(c.Plan())
+		case <-d.changed:
+			changed(d.Plan())
 		case <-ctx.Done():
 			return
 		}
@@ -233,9 +244,9 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 	if err := network.LoopbackUp(); err != nil {
 		return nil, err
 	}
-	link, err := netlink.LinkByName(plan.Interface.Name)
+	link, err := awaitLink(plan.Interface.Name)
 	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", plan.Interface.Name, err)
+		return nil, err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("set %s up: %w", plan.Interface.Name, err)
@@ -257,4 +268,18 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 	tell(l.news())
 	go l.keep(link, tell)
 	return []*os.File{r}, nil
+}
+
+// awaitLink waits for an interface that comes from the host.
+func awaitLink(name string) (netlink.Link, error) {
+	const patience, pause = helperPatience, 5 * time.Millisecond
+	for end := time.Now().Add(patience); ; time.Sleep(pause) {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			return link, nil
+		}
+		if !errors.As(err, new(netlink.LinkNotFoundError)) || time.Now().After(end) {
+			return nil, fmt.Errorf("find %s: %w", name, err)
+		}
+	}
 }
