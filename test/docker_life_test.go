@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,7 +56,7 @@ func TestDockerStartsAgain(t *testing.T) {
 				t.Errorf("%s, and the gate ends with %v\nwant exit code %d", end.name, r, end.code)
 			}
 			d.NoProcesses(t)
-			d.reaped(t)
+			d.forgetTheDead(t)
 			d.start(t, "")
 			answers(t)
 		}
@@ -77,16 +78,26 @@ func TestDockerStartsAgain(t *testing.T) {
 	})
 }
 
-// reaped waits until the machine's init has reaped containerd. dockerd takes the
-// process id in its file for a containerd that still runs, also when it is a zombie.
-func (d *docker) reaped(t *testing.T) {
+// forgetTheDead removes the files with the process ids of dockerd and containerd
+// when these are dead. dockerd would take a zombie for a process that still runs,
+// and when it is reaped depends on the machine's init.
+func (d *docker) forgetTheDead(t *testing.T) {
 	t.Helper()
-	pid, err := os.ReadFile(d.Path(d.User.RuntimeDir + "/docker/containerd/containerd.pid"))
-	if err != nil {
-		return // dockerd has ended well, and its file is gone
+	for _, file := range []string{"docker.pid", "docker/containerd/containerd.pid"} {
+		file = d.Path(d.User.RuntimeDir + "/" + file)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended well, and its file is gone
+		}
+		pid, err := strconv.Atoi(string(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if testenv.Alive(pid) {
+			t.Fatalf("process %d of %s is left behind", pid, file)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
 	}
-	testenv.Until(t, "the end of containerd", func() bool {
-		_, err := os.Stat("/proc/" + string(pid))
-		return err != nil
-	})
 }
