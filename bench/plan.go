@@ -71,6 +71,9 @@ func (b *bench) runGate(ctx context.Context, g gates.Gate) error {
 			return err
 		}
 	}
+	if g.Name == gates.Gatekit {
+		return b.runCard(ctx)
+	}
 	return nil
 }
 

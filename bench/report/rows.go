@@ -28,6 +28,12 @@ func Groups() []Group {
 			{ID: "tcp65520.out", Title: "one stream out, MTU 65520", Unit: gigabits},
 			{ID: "tcp65520.in", Title: "one stream in, MTU 65520", Unit: gigabits},
 		}},
+		{"A network card of the host's", "iperf3 between the outside and a client with the card, one end of a veth pair: in a gate (--net=hostnic), and in a network namespace without one. MTU 1500.", []Row{
+			{ID: "card.out", Title: "one stream out, in a gate", Unit: gigabits},
+			{ID: "card.in", Title: "one stream in, in a gate", Unit: gigabits},
+			{ID: "plain.out", Title: "one stream out, in a plain namespace", Unit: gigabits},
+			{ID: "plain.in", Title: "one stream in, in a plain namespace", Unit: gigabits},
+		}},
 		{"Round trips and short connections", "One question at a time over one connection or flow; connect, exchange a byte and close from 16 workers.", []Row{
 			{ID: "tcp.trips", Title: "1-byte TCP round trips", Unit: perSecond},
 			{ID: "tcp.p50", Title: "TCP round trip, median", Unit: "µs", Lower: true},

@@ -52,6 +52,8 @@ func Targets() []Target {
 		{Row: "tcp65520.in", Factor: 1.0, Against: BestPeer},
 		{Row: "tcp1500.out", Factor: 0.85, Against: gatekit, AgainstRow: "tcp65520.out"},
 		{Row: "tcp1500.in", Factor: 0.85, Against: gatekit, AgainstRow: "tcp65520.in"},
+		{Row: "card.out", Factor: 0.97, Against: gatekit, AgainstRow: "plain.out"},
+		{Row: "card.in", Factor: 0.97, Against: gatekit, AgainstRow: "plain.in"},
 		{Row: "tcp.trips", Factor: 1.0, Against: BestPeer},
 		{Row: "tcp.p99", AtMost: true, Factor: 1.0, Against: BestPeer},
 		{Row: "udp.trips", Factor: 1.0, Against: BestPeer},

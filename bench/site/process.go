@@ -32,10 +32,11 @@ func lookPath(name string) (string, error) {
 // Where a process starts.
 type Where int
 
-// The two machines of a site.
+// The two machines of a site, and the plain namespace of AddCard.
 const (
 	Host Where = iota
 	Outside
+	Plain
 )
 
 // Process is a program that was started in the site.
@@ -64,8 +65,11 @@ func (s *Site) Start(where Where, args ...string) (*Process, error) {
 	}
 	p.cmd.WaitDelay = time.Second
 	start := p.cmd.Start
-	if where == Outside {
+	switch where {
+	case Outside:
 		start = func() error { return s.outside.do(p.cmd.Start) }
+	case Plain:
+		start = func() error { return s.plain.do(p.cmd.Start) }
 	}
 	if err := start(); err != nil {
 		return nil, err

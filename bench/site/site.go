@@ -20,6 +20,7 @@ type Site struct {
 
 	dir     string
 	outside *thread
+	plain   *thread // nil before AddCard
 }
 
 // User is the unprivileged user of a site: the number of it and of its group, and
@@ -103,8 +104,13 @@ func entered() (direct bool, err error) {
 	return false, nil
 }
 
-// Close ends the outside. All else ends with this process.
-func (s *Site) Close() { s.outside.close() }
+// Close ends the outside and the plain namespace. All else ends with this process.
+func (s *Site) Close() {
+	s.outside.close()
+	if s.plain != nil {
+		s.plain.close()
+	}
+}
 
 // Path is a path below the site's own directory.
 func (s *Site) Path(elem ...string) string {

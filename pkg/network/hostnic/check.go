@@ -28,7 +28,7 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 		return nil, nil, err
 	}
 	s := &state{Version: stateVersion, User: o.Owner.Name, UID: o.Owner.UID, Mode: o.Mode, Once: o.once, Made: time.Now()}
-	if s.HostNetwork, err = os.Readlink("/proc/self/ns/net"); err != nil {
+	if s.HostNetwork, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
 		return nil, nil, err
 	}
 	if s.Card, err = readCard(link); err != nil {

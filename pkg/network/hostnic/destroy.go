@@ -82,7 +82,7 @@ func (d *destruction) examine() error {
 	if err != nil {
 		return err
 	}
-	host, err := os.Readlink("/proc/self/ns/net")
+	host, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (d *destruction) takeOut() error {
 	if !isNamespace(d.path(netnsFile)) {
 		return nil
 	}
-	host, err := os.Open("/proc/self/ns/net")
+	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type state struct {
 	Once bool `json:"once,omitempty"`
 
 	// HostNetwork names the network namespace that the card is from, as
-	// readlink(/proc/self/ns/net) gives it.
+	// readlink(/proc/thread-self/ns/net) gives it.
 	HostNetwork string `json:"hostNetwork"`
 
 	// Card is the card as it was on the host. With ModeMacvlan it stays there.
