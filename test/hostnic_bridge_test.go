@@ -70,6 +70,7 @@ func TestWhatKeepsLXCsHelperFromItsWorkIsNamed(t *testing.T) {
 	})
 	t.Run("no DHCP server", func(t *testing.T) {
 		try(t, 1, []string{"eth0", "DHCP server"}, onBridge("true")...)
+		try(t, 1, []string{"eth0", "DHCP server"}, "--net=lxc-user-nic", "--lxc-user-nic-bridge=br0", "true")
 	})
 	t.Run("no leave", func(t *testing.T) {
 		s.WriteFile(t, "/etc/lxc/lxc-usernet", "eve veth br0 10\n", 0o644)
@@ -81,6 +82,7 @@ func TestWhatKeepsLXCsHelperFromItsWorkIsNamed(t *testing.T) {
 	})
 	for name, args := range map[string][]string{
 		"with a card":            onBridge("--hostnic-interface=eth1", "true"),
+		"with a mode besides":    {"--net=lxc-user-nic", "--hostnic-mode=macvlan", "true"},
 		"with a directory":       onBridge("--hostnic-dir="+cardDir, "true"),
 		"a bridge without it":    {"--net=hostnic", "--hostnic-bridge=br0", "--hostnic-interface=eth1", "true"},
 		"an unknown mode":        {"--net=hostnic", "--hostnic-mode=steal", "true"},

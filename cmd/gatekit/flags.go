@@ -96,7 +96,7 @@ func flags(p persona.Persona) []cli.Flag {
 		&cli.StringFlag{Category: network, Name: "hostnic-dir", Usage: "with --net=hostnic, the card that root has lent in `DIR` (gatectl netns create)"},
 		&cli.StringFlag{Category: network, Name: "hostnic-interface", Usage: "with --net=hostnic, the host's card of this `NAME`, lent for this gate alone; by root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"},
 		&cli.StringFlag{Category: network, Name: "hostnic-mode", Value: "move", Usage: "`HOW` --hostnic-interface is lent: move lends the card itself, macvlan an interface beside it with an address by DHCP; or lxc-user-nic, an interface in --hostnic-bridge with an address by DHCP"},
-		&cli.StringFlag{Category: network, Name: "hostnic-bridge", Value: hostnic.DefaultBridge, Usage: "with --hostnic-mode=lxc-user-nic, the `NAME` of the host's bridge"},
+		&cli.StringFlag{Category: network, Name: "hostnic-bridge", Aliases: []string{"lxc-user-nic-bridge"}, Value: hostnic.DefaultBridge, Usage: "with --hostnic-mode=lxc-user-nic, the `NAME` of the host's bridge"},
 		&cli.BoolFlag{Category: network, Name: "hostnic-shared", Usage: "with --hostnic-dir, beside other gates that say so; runs in a PID namespace"},
 		&cli.StringSliceFlag{Category: network, Name: "add-host", Usage: "`NAME:IP` for /etc/hosts, repeatable"},
 

@@ -17,6 +17,12 @@ const modeBridge = "lxc-user-nic"
 // newHostnic makes the driver for a network card.
 func newHostnic(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 	dir, card, mode := c.String("hostnic-dir"), c.String("hostnic-interface"), c.String("hostnic-mode")
+	if c.String("net") == modeBridge { // RootlessKit's way to say both
+		if c.IsSet("hostnic-mode") && mode != modeBridge {
+			return nil, fmt.Errorf("--net=lxc-user-nic and --hostnic-mode=%s contradict each other", mode)
+		}
+		mode = modeBridge
+	}
 	switch {
 	case mode == modeBridge && (card != "" || dir != "" || c.Bool("hostnic-shared")):
 		return nil, errors.New("--hostnic-mode=lxc-user-nic takes an interface in --hostnic-bridge, and no card: it cannot go with the other flags of hostnic")

@@ -134,6 +134,8 @@ func (p Persona) Network(value string) (driver string, helper bool) {
 		}
 	case "slirp4netns", "pasta", "vpnkit", "gvisor-tap-vsock":
 		return "slirp", true
+	case "lxc-user-nic": // no helper of RootlessKit's, but LXC's: it is run
+		return "hostnic", false
 	}
 	return value, false
 }

@@ -72,7 +72,7 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 		"slirp":            {"slirp", false},
 		"host":             {"host", false},
 		"none":             {"none", false},
-		"lxc-user-nic":     {"lxc-user-nic", false}, // no helper: it needs a bridge of the host
+		"lxc-user-nic":     {"hostnic", false}, // LXC's program is run
 	} {
 		for _, p := range []Persona{Gatekit, RootlessKit} {
 			if driver, helper := p.Network(value); (answer{driver, helper}) != want {
