@@ -50,11 +50,11 @@ var unpacking struct {
 func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 	t.Helper()
 	const from = "../bin/docker"
-	if _, err := os.Stat(from + "/" + sid.suite); err != nil {
-		testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not unpacked Docker: %v", err))
-	}
-	to := testenv.Binaries(t) + "/docker"
 	unpacking.Do(func() {
+		to := testenv.Binaries(t) + "/docker"
+		if _, err := os.Stat(from); err != nil {
+			return
+		}
 		if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
 			unpacking.err = fmt.Errorf("%w: %s", err, out)
 		}
@@ -64,6 +64,9 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 	}
 	for _, release := range []dockerRelease{bookworm, sid} {
 		t.Run("of "+release.suite, func(t *testing.T) {
+			if _, err := os.Stat(from + "/" + release.suite); err != nil {
+				testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not unpacked this Docker: %v", err))
+			}
 			d := &docker{site: newSite(t), release: release}
 			root := "/usr/local/bin/docker/" + release.suite
 			path := []string{asRootlesskit(t, d.Host), root + "/usr/bin", root + "/usr/sbin", root + "/usr/share/docker.io/contrib", hostPath}
