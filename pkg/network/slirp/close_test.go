@@ -267,3 +267,22 @@ func TestTCPSlowGuestStopsTheHost(t *testing.T) {
 		t.Errorf("%d bytes were sent while nobody read, of which %d came", want, got)
 	}
 }
+
+// Handshakes that nobody completes do not keep the engine from its end, nor do those
+// that begin when the stack is closed already.
+func TestTheEngineEndsWithHandshakesUnderWay(t *testing.T) {
+	for range 20 {
+		r := newRig(t, rigOptions{Options: all, bare: true})
+		server := listen(t, "127.0.0.1:0", echoTCP)
+		for port := range uint16(100) {
+			r.send(synFrame(netip.AddrPortFrom(childIPv4, 4000+port), r.gateway(server)), vnetHeader{})
+		}
+		r.stop()
+		select {
+		case err := <-r.errs:
+			r.errs <- err // for the cleanup
+		case <-time.After(patience):
+			t.Fatal("the engine does not end")
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
@@ -19,6 +20,10 @@ import (
 type dial struct {
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	// queue is where the handshake with the namespace waits, once it has begun. It is
+	// guarded by the forwarder's mu.
+	queue *waiter.Queue
 
 	// connected gets a value when the socket has an event.
 	connected chan struct{}

@@ -189,7 +189,9 @@ func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 
 	asked := askedFor(id)
 	if t.dns.serves(asked) {
-		t.connectDNS(req)
+		if ep, queue := t.shakeHands(req, d); ep != nil {
+			t.dns.stream(gonet.NewTCPConn(queue, ep))
+		}
 		return
 	}
 	fd, l, err := t.connect(d, asked)
@@ -198,16 +200,12 @@ func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 		req.Complete(t.refuse(d, id, err))
 		return
 	}
-	queue := new(waiter.Queue)
-	ep, terr := req.CreateEndpoint(queue)
-	if terr != nil {
+	ep, queue := t.shakeHands(req, d)
+	if ep == nil {
 		l.forget(fd)
 		resetAndClose(fd)
-		req.Complete(true)
 		return
 	}
-	req.Complete(false)
-	configureEndpoint(ep)
 	// On an error, which is that the engine stops, both ends are closed.
 	_ = startRelay(l, ep, queue, fd)
 	// Another policy may have come since the egress was asked.
@@ -269,16 +267,25 @@ func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, error
 	return t.dialHost(d, to, dialTimeout)
 }
 
-// connectDNS completes the handshake of a connection to the DNS server.
-func (t *tcpForwarder) connectDNS(req *tcp.ForwarderRequest) {
+// shakeHands completes the namespace's handshake, and request with it. It returns
+// nil where that fails, or the engine stops.
+func (t *tcpForwarder) shakeHands(req *tcp.ForwarderRequest, d *dial) (tcpip.Endpoint, *waiter.Queue) {
 	queue := new(waiter.Queue)
+	t.mu.Lock()
+	stopping := t.closed
+	d.queue = queue
+	t.mu.Unlock()
+	if stopping {
+		req.Complete(false)
+		return nil, nil
+	}
 	ep, err := req.CreateEndpoint(queue)
 	req.Complete(err != nil)
 	if err != nil {
-		return
+		return nil, nil
 	}
 	configureEndpoint(ep)
-	t.dns.stream(gonet.NewTCPConn(queue, ep))
+	return ep, queue
 }
 
 // dialHost connects a new socket to an address of the host's side. The socket is
@@ -318,6 +325,30 @@ func (t *tcpForwarder) close() {
 	t.cancel()
 }
 
-// wait returns when the goroutines have ended; those in a handshake do so when
-// the stack is closed.
-func (t *tcpForwarder) wait() { t.running.Wait() }
+// wakeInterval is how often wait wakes who waits in a handshake: one may just have
+// begun to.
+const wakeInterval = 10 * time.Millisecond
+
+// wait returns when the goroutines have ended. It is called when the stack is
+// closed, which ends its handshakes without a word to those who wait for them.
+func (t *tcpForwarder) wait() {
+	ended := make(chan struct{})
+	go func() {
+		t.running.Wait()
+		close(ended)
+	}()
+	for {
+		t.mu.Lock()
+		for _, d := range t.dials {
+			if d.queue != nil {
+				d.queue.Notify(waiter.WritableEvents)
+			}
+		}
+		t.mu.Unlock()
+		select {
+		case <-ended:
+			return
+		case <-time.After(wakeInterval):
+		}
+	}
+}
