@@ -36,17 +36,19 @@ const reportSignals = `
 	n=1; while [ $n -le 64 ]; do case $n in 9|19|32|33) ;; *) trap "echo got $n" $n ;; esac; n=$((n+1)); done
 	echo ready; while :; do read line; done`
 
-// startSignalReporter starts a gate whose command is reportSignals.
+// startSignalReporter starts a gate whose command is reportSignals, in a process
+// group of its own.
 func startSignalReporter(t *testing.T, h *testenv.Host, flags ...string) *gate {
 	t.Helper()
-	cmd := h.Command("gatekit", append(append([]string{"--state-dir=" + h.User.RuntimeDir + "/gate"}, flags...), "sh", "-c", reportSignals)...)
+	cmd := h.Command("gatekit", append(flags, "sh", "-c", reportSignals)...)
 	idle, silent, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { idle.Close(); silent.Close() })
 	cmd.Stdin = idle
-	g := &gate{host: h, stateDir: h.User.RuntimeDir + "/gate", Process: h.Start(t, cmd)}
+	cmd.SysProcAttr.Setpgid = true
+	g := &gate{host: h, Process: h.Start(t, cmd)}
 	g.awaitOutput(t, "ready\n")
 	return g
 }
@@ -71,6 +73,47 @@ func TestSignalsReachTheCommandOnce(t *testing.T) {
 			}
 			if got := g.Stdout(); got != want {
 				t.Errorf("the command got\n%s\nwant each signal once, in order", strings.ReplaceAll(got, "\n", " "))
+			}
+		})
+	}
+}
+
+// What a service manager sends to a cgroup goes to each of its processes.
+func TestASignalToAllOfTheGateReachesTheCommandOnce(t *testing.T) {
+	h := testenv.NewHost(t)
+	for name, flags := range processFlags {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := startSignalReporter(t, h, flags...)
+			// Once this has come, whatever the child gets the command has got, too.
+			g.Signal(syscall.SIGALRM)
+			want := "ready\ngot 14\n"
+			g.awaitOutput(t, want)
+			child := childOf(g)
+			processes := append([]int{g.PID(), child}, testenv.Children(child)...)
+			for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP, unix.SIGINT, unix.SIGCONT, 35, 64} {
+				if err := unix.Kill(-g.PID(), sig); err != nil {
+					t.Fatal(err)
+				}
+				want += fmt.Sprintf("got %d\n", sig)
+				g.awaitOutput(t, want)
+			}
+			for _, sig := range []syscall.Signal{unix.SIGUSR2, unix.SIGQUIT, 42} {
+				for _, pid := range processes {
+					if err := unix.Kill(pid, sig); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want += fmt.Sprintf("got %d\n", sig)
+				g.awaitOutput(t, want)
+			}
+			// The child's alone: it waits as long as a copy of those before can.
+			if err := unix.Kill(child, unix.SIGWINCH); err != nil {
+				t.Fatal(err)
+			}
+			g.awaitOutput(t, fmt.Sprintf("got %d\n", unix.SIGWINCH))
+			if want += fmt.Sprintf("got %d\n", unix.SIGWINCH); g.Stdout() != want {
+				t.Errorf("the command got\n%s\nwant\n%s", strings.ReplaceAll(g.Stdout(), "\n", " "), strings.ReplaceAll(want, "\n", " "))
 			}
 		})
 	}

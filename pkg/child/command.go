@@ -80,6 +80,41 @@ func (p process) kill(s os.Signal) {
 	_ = unix.PidfdSendSignal(p.pidfd, s.(syscall.Signal), nil, 0)
 }
 
+// beside says whether the process is in this one's process group, and in its
+// cgroup or one below: where a signal that reaches the gate as a whole reaches it,
+// too. One that cannot be looked at, because it has ended or has covered /proc,
+// is taken to be where it was started.
+func (p process) beside() bool {
+	group, err := unix.Getpgid(p.pid)
+	if err != nil {
+		return true
+	}
+	return group == unix.Getpgrp() && withinCgroups(readCgroups("self"), readCgroups(strconv.Itoa(p.pid)))
+}
+
+// readCgroups returns the cgroups of a process, named as in /proc, one of each
+// hierarchy (cgroups(7)); none when they cannot be read.
+func readCgroups(process string) []string {
+	text, err := os.ReadFile("/proc/" + process + "/cgroup")
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// withinCgroups says whether each of its cgroups is the own one or below it.
+func withinCgroups(own, its []string) bool {
+	if len(own) != len(its) {
+		return true // not read
+	}
+	for i := range own {
+		if its[i] != own[i] && !strings.HasPrefix(its[i], strings.TrimSuffix(own[i], "/")+"/") {
+			return false
+		}
+	}
+	return true
+}
+
 // startFailure is the error of a command that cannot be found or executed.
 func startFailure(name string, err error) error {
 	reason, code := linux.ExplainExec(name, err)

@@ -3,30 +3,42 @@ package child
 import (
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
 
-// forwarder passes signals on to the command: one that is typed at the terminal,
-// or sent to the parent or the child, comes once.
+// forwarder passes signals on to the command, so that each comes once, whoever it
+// was sent to.
 //
 // The parent gets a signal and sends it here. But one that is typed at a
-// terminal, or sent to a process group or a whole cgroup, comes to parent, child
-// and command alike, and a command that counts its SIGINTs must not get three.
-// So the child looks at what it gets itself:
+// terminal, or sent to a process group or to all processes of a cgroup, comes to
+// parent, child and command alike, and a command that counts its SIGINTs, or takes
+// a second SIGTERM for impatience, must not get three. What a process is told of
+// a signal (siginfo in sigaction(2)) names who sent it, and not to whom. So the
+// child looks at what it gets itself, and from the two copies, or their absence,
+// concludes where the signal went:
 //
-//	typed at the terminal       the command has it: not forwarded
-//	any other                   forwarded
+//	child's copy  parent's copy
+//	typed         any            the command has it: not forwarded
+//	yes           yes            the command has it, if it is where these two are
+//	                             (see process.beside); else forwarded
+//	yes           no             sent to the child: forwarded
+//	no            yes            sent to the parent: forwarded
 //
-// and a signal that the parent sends is dropped when the child got it itself at
-// about the same time. How often does not matter: the kernel makes one of several
-// that are pending. A signal does not tell whether it was sent to the child alone,
-// so one that is sent to all three comes to the command twice: by itself and from
-// the child. The two come by different ways, so the parent's, when it is
-// one that a terminal sends and we are in the foreground, waits a moment for its
-// twin.
+// A copy waits for its twin before it is forwarded, in the order of coming. The
+// parent's waits shortly, for kill(2) has sent the signal to all of a group before
+// any of it runs, and a service manager kills the processes of a cgroup in a
+// loop, within a millisecond; the child's waits for the parent to run and say so.
+// A signal that is typed may be on its way for longer: the terminal's driver sends
+// it, and who sees to that may be late. One for a command that is elsewhere waits
+// for nothing.
+//
+// Where the two cannot be told apart, a copy too many is better than none: what
+// came before the command ran is forwarded, and twins that come further apart than
+// the wait are two signals.
 //
 // A command that was stopped, and the parent with it, is continued when the parent
 // says so, whatever else it gets: a shell outside continues the gate's process group,
@@ -36,14 +48,40 @@ type forwarder struct {
 	sent     chan os.Signal // the parent's
 	resume   chan struct{}  // has room for one
 	done     chan struct{}
+
+	// The rest is run's.
+	command process
+	last    [2]map[os.Signal]time.Time // by side: when it last got a signal
+	held    []heldCopy                 // those that wait for their twins
 }
 
-// The two copies of one signal may lie apart, on a busy machine. A copy of the
-// child's own counts for sameTime; the parent's waits for it, when it must come
-// if it comes, for twinTime.
+// side is who got a copy of a signal.
+type side int
+
 const (
+	ofChild side = iota
+	ofParent
+)
+
+// heldCopy is one copy of a signal, to be forwarded when it is due.
+type heldCopy struct {
+	signal os.Signal
+	of     side
+	due    time.Time
+}
+
+// The copies of one signal may lie apart, on a busy machine.
+const (
+	// sameTime is for how long the child's copy makes the parent's a twin.
 	sameTime = time.Second
+
+	// twinTime is how long the child's copy waits for the parent's, and the
+	// parent's for one that is typed; a copy of the child's that comes within that
+	// time of the parent's, which was forwarded, is its twin and late.
 	twinTime = 300 * time.Millisecond
+
+	// groupTime is how long the parent's waits for the child's else.
+	groupTime = 50 * time.Millisecond
 )
 
 // newForwarder starts to catch signals. They wait until start.
@@ -53,13 +91,23 @@ func newForwarder() *forwarder {
 		sent:     make(chan os.Signal, 64),
 		resume:   make(chan struct{}, 1),
 		done:     make(chan struct{}),
+		last:     [2]map[os.Signal]time.Time{{}, {}},
 	}
 	signal.Notify(f.received, linux.ForwardableSignals()...)
 	return f
 }
 
-// start begins to forward to the command.
-func (f *forwarder) start(command process) { go f.run(command) }
+// start begins to forward to the command, which was just started. What the child
+// got until now came before there was a command.
+func (f *forwarder) start(command process) {
+	f.command = command
+	for len(f.received) > 0 {
+		s := <-f.received
+		f.last[ofChild][s] = time.Now()
+		command.kill(s)
+	}
+	go f.run()
+}
 
 // stop ends the forwarding.
 func (f *forwarder) stop() {
@@ -85,54 +133,93 @@ func (f *forwarder) fromResumed() {
 	}
 }
 
-func (f *forwarder) run(command process) {
-	own := make(map[os.Signal]time.Time) // when the child last got it itself
+func (f *forwarder) run() {
+	timer := time.NewTimer(twinTime)
+	defer timer.Stop()
 	for {
+		var due <-chan time.Time
+		if len(f.held) > 0 {
+			first := slices.MinFunc(f.held, func(a, b heldCopy) int { return a.due.Compare(b.due) })
+			timer.Reset(time.Until(first.due))
+			due = timer.C
+		}
 		select {
 		case s := <-f.received:
-			f.take(command, s, own)
+			f.take(ofChild, s)
 		case s := <-f.sent:
-			if linux.IsTyped(s) && linux.InForeground() {
-				f.awaitTwin(command, s, own)
-			}
-			if at, ok := own[s]; ok && time.Since(at) < sameTime {
-				continue
-			}
-			command.kill(s)
+			f.take(ofParent, s)
+		case <-due:
+			f.release()
 		case <-f.resume:
-			command.kill(syscall.SIGCONT)
+			f.command.kill(syscall.SIGCONT)
 		case <-f.done:
 			return
 		}
 	}
 }
 
-// take handles a signal that the child got itself.
-func (f *forwarder) take(command process, s os.Signal, own map[os.Signal]time.Time) {
-	own[s] = time.Now()
-	if !linux.IsTyped(s) || !linux.InForeground() {
-		command.kill(s)
+// take handles a copy of a signal.
+func (f *forwarder) take(of side, s os.Signal) {
+	now, twin := time.Now(), 1-of
+	near := sameTime
+	if twin == ofParent {
+		near = twinTime
+	}
+	since := now.Sub(f.last[twin][s])
+	f.last[of][s] = now
+	switch {
+	case of == ofChild && linux.IsTyped(s) && linux.InForeground():
+		f.drop(twin, s)
+	case f.drop(twin, s):
+		if !f.command.beside() {
+			f.command.kill(s)
+		}
+	case since < near:
+		// The twin was forwarded, or had one itself.
+	case !f.command.beside():
+		f.command.kill(s)
+	default:
+		f.hold(of, s, now)
 	}
 }
 
-// awaitTwin waits a moment for the child's own copy of s.
-func (f *forwarder) awaitTwin(command process, s os.Signal, own map[os.Signal]time.Time) {
-	if at, ok := own[s]; ok && time.Since(at) < sameTime {
-		return
+// drop drops the copies of s that wait, and says whether there were any.
+func (f *forwarder) drop(of side, s os.Signal) bool {
+	n := len(f.held)
+	f.held = slices.DeleteFunc(f.held, func(c heldCopy) bool { return c.of == of && c.signal == s })
+	return len(f.held) < n
+}
+
+// hold has a copy wait for its twin, behind those of the same side.
+func (f *forwarder) hold(of side, s os.Signal, now time.Time) {
+	wait := twinTime
+	if of == ofParent && !(linux.IsTyped(s) && linux.InForeground()) {
+		wait = groupTime
 	}
-	timeout := time.NewTimer(twinTime)
-	defer timeout.Stop()
-	for {
-		select {
-		case r := <-f.received:
-			f.take(command, r, own)
-			if r == s {
-				return
-			}
-		case <-timeout.C:
-			return
-		case <-f.done:
-			return
+	due := now.Add(wait)
+	for _, c := range f.held {
+		if c.of == of && c.due.After(due) {
+			due = c.due
 		}
 	}
+	f.held = append(f.held, heldCopy{s, of, due})
+}
+
+// release forwards what has waited long enough. Twins that have come, but were
+// not taken because this process did not run, are taken before.
+func (f *forwarder) release() {
+	now := time.Now()
+	for len(f.received) > 0 {
+		f.take(ofChild, <-f.received)
+	}
+	for len(f.sent) > 0 {
+		f.take(ofParent, <-f.sent)
+	}
+	f.held = slices.DeleteFunc(f.held, func(c heldCopy) bool {
+		over := !c.due.After(now)
+		if over {
+			f.command.kill(c.signal)
+		}
+		return over
+	})
 }

@@ -32,13 +32,13 @@ func init() {
 	}
 }
 
-// counter starts such a command.
-func counter(t *testing.T) (process, *bufio.Reader) {
+// counter starts such a command, in a process group of its own if apart.
+func counter(t *testing.T, apart bool) (process, *bufio.Reader) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), counterEnv+"=1")
 	var pidfd int
-	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd, Setpgid: apart}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -66,25 +66,73 @@ func want(t *testing.T, lines *bufio.Reader, line string) {
 	}
 }
 
-func TestASignalThatCameToParentAndChildIsForwardedOnce(t *testing.T) {
-	p, lines := counter(t)
+func TestASignalIsForwardedWhereTheCommandDoesNotHaveIt(t *testing.T) {
+	child := func(f *forwarder) { f.received <- syscall.SIGUSR1 }
+	parent := func(f *forwarder) { f.fromParent(syscall.SIGUSR1) }
+	for name, c := range map[string]struct {
+		apart bool // the command has a process group of its own
+		early bool // it came before the command ran
+		sent  []func(*forwarder)
+		want  int
+	}{
+		"the parent's":                  {sent: []func(*forwarder){parent}, want: 1},
+		"the child's":                   {sent: []func(*forwarder){child}, want: 1},
+		"the group's":                   {sent: []func(*forwarder){child, parent}},
+		"the group's, the parent first": {sent: []func(*forwarder){parent, child}},
+		"the group's and the parent's, as timeout(1)": {sent: []func(*forwarder){parent, child, parent}},
+		"that of a group it left":                     {apart: true, sent: []func(*forwarder){child, parent}, want: 1},
+		"that of a group it left, the parent first":   {apart: true, sent: []func(*forwarder){parent, child}, want: 1},
+		"the group's, too early":                      {early: true, sent: []func(*forwarder){child, parent}, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, lines := counter(t, c.apart)
+			f := newForwarder()
+			defer f.stop()
+			if c.early {
+				c.sent[0](f)
+				c.sent = c.sent[1:]
+			}
+			f.start(p)
+			for _, send := range c.sent {
+				send(f)
+			}
+			for range c.want {
+				want(t, lines, "SIGUSR1")
+			}
+			// Waits for the parent's copy as long as the child's of before.
+			f.received <- syscall.SIGUSR2
+			want(t, lines, "end")
+		})
+	}
+}
+
+func TestSignalsOfTheParentsKeepTheirOrder(t *testing.T) {
+	p, lines := counter(t, false)
 	f := newForwarder()
 	defer f.stop()
 	f.start(p)
-	f.received <- syscall.SIGUSR1 // as if sent to the whole process group
-	want(t, lines, "SIGUSR1")
 	f.fromParent(syscall.SIGUSR1)
 	f.fromParent(syscall.SIGUSR2)
+	want(t, lines, "SIGUSR1")
 	want(t, lines, "end")
 }
 
-func TestASignalOfTheParentsAloneIsForwarded(t *testing.T) {
-	p, lines := counter(t)
-	f := newForwarder()
-	defer f.stop()
-	f.start(p)
-	f.fromParent(syscall.SIGUSR1)
-	want(t, lines, "SIGUSR1")
-	f.fromParent(syscall.SIGUSR2)
-	want(t, lines, "end")
+func TestACommandIsWithinTheCgroupsOfTheGate(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, its []string
+		want     bool
+	}{
+		"the same":               {[]string{"0::/a"}, []string{"0::/a"}, true},
+		"below":                  {[]string{"0::/a"}, []string{"0::/a/b"}, true},
+		"below the root":         {[]string{"0::/"}, []string{"0::/b"}, true},
+		"beside":                 {[]string{"0::/a"}, []string{"0::/ab"}, false},
+		"above":                  {[]string{"0::/a/b"}, []string{"0::/a"}, false},
+		"elsewhere in version 1": {[]string{"1:cpu:/a", "0::/"}, []string{"1:cpu:/b", "0::/"}, false},
+		"not to be read":         {[]string{"0::/a"}, nil, true},
+	} {
+		if got := withinCgroups(c.own, c.its); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
