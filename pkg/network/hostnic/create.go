@@ -251,7 +251,7 @@ func (c *creation) configure(ctx context.Context) error {
 		if err := c.addRoutes(link); err != nil {
 			return err
 		}
-		c.awaitAddresses(link)
+		c.awaitReady(link.Attrs().Index)
 		return nil
 	})
 }
@@ -323,27 +323,41 @@ func (c *creation) reaches(m message) bool {
 	return len(c.o.Addresses) == 0 || gw.IsValid() && contains(c.o.Addresses, gw)
 }
 
-// awaitAddresses waits until IPv6 addresses have been probed for duplicates, which
-// takes the kernel one or two seconds (RFC 4862, 5.4); before that they are good for
-// nothing. Without a carrier they are never probed.
-func (c *creation) awaitAddresses(link netlink.Link) {
+// awaitReady waits until the kernel has seen the carrier, and until IPv6 addresses
+// have been probed for duplicates, which takes it one or two seconds (RFC 4862, 5.4);
+// before that they are good for nothing.
+func (c *creation) awaitReady(index int) {
 	const patience, pause = 4 * time.Second, 20 * time.Millisecond
+	log := c.o.Logger.With("interface", c.state.Card.Name)
 	for end := time.Now().Add(patience); ; time.Sleep(pause) {
+		link, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return
+		}
 		list, err := netlink.AddrList(link, netlink.FAMILY_V6)
-		tentative := 0
+		if err != nil {
+			return
+		}
+		state := link.Attrs().OperState
+		ready := state == netlink.OperUp || state == netlink.OperUnknown
+		var taken []string
 		for _, a := range list {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				c.o.Logger.Warn("another machine has this address", "address", a.IPNet, "interface", c.state.Card.Name)
+				taken = append(taken, a.IPNet.String())
 			} else if a.Flags&unix.IFA_F_TENTATIVE != 0 {
-				tentative++
+				ready = false
 			}
 		}
-		if err != nil || tentative == 0 {
-			return
+		over := time.Now().After(end)
+		if !ready && !over {
+			continue
 		}
-		if time.Now().After(end) {
-			c.o.Logger.Warn("IPv6 addresses are not usable yet: has the card a carrier?", "interface", c.state.Card.Name)
-			return
+		if len(taken) > 0 {
+			log.Warn("other machines have these addresses, so the card has not", "addresses", taken)
 		}
+		if !ready {
+			log.Warn("the card is lent, but carries nothing yet: has it a carrier?")
+		}
+		return
 	}
 }
