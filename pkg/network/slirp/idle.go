@@ -23,8 +23,8 @@ type idleness struct {
 }
 
 const (
-	maxSpin = 100 * time.Microsecond
-	minSpin = 10 * time.Microsecond // the first, and the last before none
+	maxSpin = 200 * time.Microsecond // KVM's default as well
+	minSpin = 10 * time.Microsecond  // the first, and the last before none
 
 	// yieldRounds is after how many rounds without a sleep the goroutines that
 	// wait in Go's poller are let run.
