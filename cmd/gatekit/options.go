@@ -276,9 +276,6 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	switch driver {
 	case "builtin":
 		o.Ports = func(s port.Sockets) port.Driver {
-			if n, ok := opener.(*slirp.Network); ok {
-				n.UseSockets(s)
-			}
 			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Logger: o.Logger})
 		}
 	case "none":

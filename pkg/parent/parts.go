@@ -18,6 +18,7 @@ import (
 	"github.com/gatekit/gatekit/internal/trail"
 	"github.com/gatekit/gatekit/pkg/api/server"
 	"github.com/gatekit/gatekit/pkg/network"
+	"github.com/gatekit/gatekit/pkg/port"
 	"github.com/gatekit/gatekit/pkg/port/auto"
 )
 
@@ -103,10 +104,17 @@ func (g *gate) followHosts(ctx context.Context, parts *errgroup.Group) {
 	})
 }
 
+// socketUser is what a network driver may implement that needs sockets of the
+// namespace to open flows to the services behind forwards (slirp's Connect).
+type socketUser interface{ UseSockets(port.Sockets) }
+
 // startPorts runs the port driver and puts the first forwards in place.
 func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
 	if g.o.Ports == nil || ctx.Err() != nil {
 		return nil
+	}
+	if n, ok := g.o.Network.(socketUser); ok {
+		n.UseSockets(g.session)
 	}
 	g.ports = g.o.Ports(g.session)
 	parts.Go(func() error {

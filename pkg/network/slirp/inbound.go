@@ -83,7 +83,8 @@ type loopback struct {
 
 // UseSockets says how the network gets a socket in the namespace, which it needs
 // once, for services on the namespace's loopback. It is called before the first
-// flow is opened; without it only services on the interface see their clients.
+// flow is opened, by parent.Run; without it only services on the interface see
+// their clients.
 func (n *Network) UseSockets(s port.Sockets) { n.sockets = s }
 
 // openTimeout bounds the wait for the packet socket.
