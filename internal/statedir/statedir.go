@@ -49,13 +49,15 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+
+	"github.com/gatekit/gatekit/pkg/api"
 )
 
 // The names in a state dir.
 const (
 	lockName       = "lock"
 	childPIDName   = "child_pid"
-	socketName     = "api.sock"
+	socketName     = api.SocketName
 	resolvConfName = "resolv.conf"
 	hostsName      = "hosts"
 	netnsName      = "netns"

@@ -9,6 +9,9 @@ import "net/netip"
 // clients compare it).
 const Version = "1.1.1"
 
+// SocketName is the name of the API's socket in a state dir.
+const SocketName = "api.sock"
+
 // Info answers GET /v1/info. Both driver objects are always there.
 type Info struct {
 	APIVersion string `json:"apiVersion"`

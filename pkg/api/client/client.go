@@ -89,6 +89,28 @@ func (c *Client) Info(ctx context.Context) (api.Info, error) {
 	return info, err
 }
 
+// waitInterval is how often Wait looks.
+const waitInterval = 20 * time.Millisecond
+
+// Wait waits until a gate answers at the socket, which need not be there yet. It
+// gives up when ctx is done, with an error that wraps the context's and says what
+// the last try came to, and at once where waiting mends nothing.
+func (c *Client) Wait(ctx context.Context) error {
+	tick := time.NewTicker(waitInterval)
+	defer tick.Stop()
+	for {
+		_, err := c.Info(ctx)
+		if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+	}
+}
+
 // ListPorts returns the forwards in place, ordered by id.
 func (c *Client) ListPorts(ctx context.Context) ([]api.PortStatus, error) {
 	var list []api.PortStatus

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -228,6 +229,31 @@ func TestNoGateAtTheSocket(t *testing.T) {
 	ln.Close()
 	if _, err := open(t, client.Options{Socket: socket}).Info(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a stale socket: %v", err)
+	}
+}
+
+func TestAGateIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	late := filepath.Join(dir, "late.sock")
+	c := open(t, client.Options{Socket: late})
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan error, 1)
+	go func() { waited <- c.Wait(ctx) }()
+	socket, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") })
+	if err := os.Symlink(socket, late); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Errorf("a gate that comes late: %v", err)
+	}
+	go func() { waited <- open(t, client.Options{Socket: filepath.Join(dir, "none")}).Wait(ctx) }()
+	cancel()
+	if err := <-waited; !errors.Is(err, context.Canceled) {
+		t.Errorf("no gate, and the caller gives up: %v", err)
+	}
+	refuses, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	if err := open(t, client.Options{Socket: refuses}).Wait(t.Context()); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("a gate that refuses: %v", err)
 	}
 }
 
