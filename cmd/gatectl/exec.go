@@ -24,7 +24,6 @@ package main
 // gets its terminal back. When gatectl dies, so does the program.
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -147,16 +146,22 @@ func gateVariables(child *linux.Process, stateDir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("environment of the gate: %w", err)
 	}
-	var variables []string
-	for _, v := range bytes.Split(environ, []byte{0}) {
-		if bytes.HasPrefix(v, []byte("GATEKIT_")) || bytes.HasPrefix(v, []byte("ROOTLESSKIT_")) {
-			variables = append(variables, string(v))
+	const stateDirName = "STATE_DIR"
+	prefixes := []string{"GATEKIT_", "ROOTLESSKIT_"}
+	known := len(prefixes)
+	all := strings.Split(string(environ), "\x00")
+	for _, v := range all {
+		// An embedding program may have prefixes of its own.
+		if prefix, ok := strings.CutSuffix(v, stateDirName+"="+stateDir); ok && prefix != "" {
+			prefixes = append(prefixes, prefix)
 		}
 	}
-	if !slices.Contains(variables, "GATEKIT_STATE_DIR="+stateDir) {
+	if len(prefixes) == known {
 		return nil, fmt.Errorf("process %d is not the child of the gate: does gatectl run in a pid namespace of its own?", child.PID)
 	}
-	return variables, nil
+	return slices.DeleteFunc(all, func(v string) bool {
+		return !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(v, p) })
+	}), nil
 }
 
 // withVariables sets variables in an environment.

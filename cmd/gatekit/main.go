@@ -57,10 +57,10 @@ func run(args []string) int {
 	exit := parent.Exit{}
 	app := newApp(p, func(o parent.Options) (err error) {
 		signals := make(chan os.Signal, 64)
-		signal.Notify(signals, linux.ForwardableSignals()...)
+		signal.Notify(signals, parent.ForwardableSignals()...)
 		defer signal.Stop(signals)
 		o.Signals = signals
-		o.Stopped = func(syscall.Signal) bool { return linux.StopWithCommand() }
+		o.Stopped = parent.StopWithCommand
 		exit, err = parent.Run(context.Background(), o)
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -137,29 +138,33 @@ func (o *Options) cloneFlags() uintptr {
 	return flags
 }
 
+// defaultEnvPrefixes are those of Options.EnvPrefixes. An outer gate's variables
+// of these names are taken away in any case.
+var defaultEnvPrefixes = []string{"GATEKIT_", "ROOTLESSKIT_"}
+
 // environment is env with the gate's variables. They are there from the child's
 // execution on: clients read them in /proc/CHILD_PID/environ.
-func environment(env []string, stateDir string) []string {
-	ours := map[string]string{
-		"STATE_DIR":   stateDir,
-		"PARENT_EUID": strconv.Itoa(os.Geteuid()),
-		"PARENT_EGID": strconv.Itoa(os.Getegid()),
+func environment(env, prefixes []string, stateDir string) []string {
+	ours := []struct{ name, value string }{
+		{"STATE_DIR", stateDir},
+		{"PARENT_EUID", strconv.Itoa(os.Geteuid())},
+		{"PARENT_EGID", strconv.Itoa(os.Getegid())},
+	}
+	outer := map[string]bool{}
+	for _, prefix := range slices.Concat(prefixes, defaultEnvPrefixes) {
+		for _, v := range ours {
+			outer[prefix+v.name] = true
+		}
 	}
 	var out []string
 	for _, v := range env {
-		name, _, _ := strings.Cut(v, "=")
-		short, ok := strings.CutPrefix(name, "GATEKIT_")
-		if !ok {
-			short, ok = strings.CutPrefix(name, "ROOTLESSKIT_")
+		if name, _, _ := strings.Cut(v, "="); !outer[name] {
+			out = append(out, v)
 		}
-		if _, own := ours[short]; ok && own {
-			continue // an outer gate's
-		}
-		out = append(out, v)
 	}
-	for _, prefix := range []string{"GATEKIT_", "ROOTLESSKIT_"} {
-		for _, name := range []string{"STATE_DIR", "PARENT_EUID", "PARENT_EGID"} {
-			out = append(out, prefix+name+"="+ours[name])
+	for _, prefix := range prefixes {
+		for _, v := range ours {
+			out = append(out, prefix+v.name+"="+v.value)
 		}
 	}
 	return out

@@ -101,13 +101,19 @@ type Options struct {
 	// variables. nil means that of this process.
 	Env []string
 
-	// Signals are sent to the command as they come. One that ends a process
+	// EnvPrefixes begin the names of the gate's variables, which end in STATE_DIR,
+	// PARENT_EUID and PARENT_EGID (the ids of this process). Empty means "GATEKIT_"
+	// and "ROOTLESSKIT_", which container engines look for.
+	EnvPrefixes []string
+
+	// Signals are sent to the command as they come; ForwardableSignals are those to
+	// ask for. One that ends a process
 	// ends the gate while the command does not run yet. nil forwards none.
 	Signals <-chan os.Signal
 
 	// Stopped is called when a signal, as a rule of the terminal's job control,
 	// has stopped the command, for a program that wants to stop with it. When it
-	// returns true the command is continued. nil does nothing.
+	// returns true the command is continued: StopWithCommand. nil does nothing.
 	Stopped func(syscall.Signal) bool
 
 	// StopTimeout is how long the command may take to end after the SIGTERM that
@@ -235,6 +241,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Env == nil {
 		o.Env = os.Environ()
+	}
+	if len(o.EnvPrefixes) == 0 {
+		o.EnvPrefixes = defaultEnvPrefixes
 	}
 	if o.StopTimeout == 0 {
 		o.StopTimeout = 10 * time.Second

@@ -2,6 +2,8 @@ package parent
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -63,7 +65,7 @@ func TestTheNamespacesAreThoseAskedFor(t *testing.T) {
 }
 
 func TestTheEnvironmentIsTheCallersWithOurVariables(t *testing.T) {
-	got := environment([]string{"PATH=/bin", "GATEKIT_STATE_DIR=/outer", "ROOTLESSKIT_PARENT_EUID=7", "GATEKIT_OTHER=kept", "EMPTY="}, "/run/gate")
+	got := environment([]string{"PATH=/bin", "GATEKIT_STATE_DIR=/outer", "ROOTLESSKIT_PARENT_EUID=7", "GATEKIT_OTHER=kept", "EMPTY="}, defaultEnvPrefixes, "/run/gate")
 	for _, want := range []string{"PATH=/bin", "GATEKIT_OTHER=kept", "EMPTY=", "GATEKIT_STATE_DIR=/run/gate", "ROOTLESSKIT_STATE_DIR=/run/gate"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing in %v", want, got)
@@ -71,5 +73,13 @@ func TestTheEnvironmentIsTheCallersWithOurVariables(t *testing.T) {
 	}
 	if slices.Contains(got, "GATEKIT_STATE_DIR=/outer") || slices.Contains(got, "ROOTLESSKIT_PARENT_EUID=7") {
 		t.Errorf("an outer gate's variables are still there: %v", got)
+	}
+}
+
+func TestAnEmbedderNamesTheVariables(t *testing.T) {
+	got := environment([]string{"EMBED_STATE_DIR=/outer", "GATEKIT_STATE_DIR=/outer", "EMBED_OTHER=kept"}, []string{"EMBED_"}, "/run/gate")
+	want := []string{"EMBED_OTHER=kept", "EMBED_STATE_DIR=/run/gate", fmt.Sprint("EMBED_PARENT_EUID=", os.Geteuid()), fmt.Sprint("EMBED_PARENT_EGID=", os.Getegid())}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -143,7 +143,7 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 			defer g.notify.close()
 		}
 	}
-	g.o.Env = environment(env, g.dir.Path())
+	g.o.Env = environment(env, g.o.EnvPrefixes, g.dir.Path())
 	var joined *network.Namespaces
 	if j, ok := g.o.Network.(network.Joiner); ok {
 		if joined, err = j.Join(ctx, g.ids.write); err != nil {
