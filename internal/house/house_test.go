@@ -38,6 +38,7 @@ var rules = []struct {
 }{
 	{"imports point down", importsPointDown, []string{
 		"elsewhere/elsewhere.go: elsewhere is no room",
+		"examples/embed/main.go:4: an example imports what anybody can",
 		"pkg/child/child.go:6: only tests import internal/testenv",
 		"pkg/child/child.go:7: pkg/child may not import pkg/parent",
 		"pkg/child/child_test.go:9: pkg/child may not import pkg/parent",

@@ -73,6 +73,9 @@ func importsPointDown(r *report, tree *tree) {
 				}
 				continue
 			}
+			if f.under("examples") && !f.test && !strings.HasPrefix(dir, "pkg/") {
+				r.add("%s: an example imports what anybody can, packages below pkg: not %s", tree.place(f, spec), dir)
+			}
 			to, toRank, ok := roomOf(dir)
 			if neighbour := f.test && toRank == rank; !ok || to != room && toRank >= rank && !neighbour {
 				r.add("%s: %s may not import %s: imports point down", tree.place(f, spec), room, dir)
