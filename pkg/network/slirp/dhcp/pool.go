@@ -94,15 +94,6 @@ func (p *pool) address(i int) netip.Addr {
 	return a
 }
 
-// of returns the address that a client has, or had last.
-func (p *pool) of(client string) (netip.Addr, bool) {
-	i, ok := p.clients[client]
-	if !ok {
-		return netip.Addr{}, false
-	}
-	return p.address(i), true
-}
-
 // offer finds an address for a client: its own, else the one that it wants, else
 // another. It is false when all are leased.
 func (p *pool) offer(client string, wanted netip.Addr, now time.Time) (netip.Addr, bool) {
