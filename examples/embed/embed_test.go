@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ func get(t *testing.T, o *testenv.Outside, addr string) (body string, from netip
 	})
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		Dial:              func(string, string) (net.Conn, error) { return conn, nil },
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}
 	resp, err := (&http.Client{Transport: transport, Timeout: testenv.Patience}).Get("http://" + addr + "/")
 	if err != nil {
