@@ -23,18 +23,19 @@ import (
 //
 //	child's copy  parent's copy
 //	typed         any            the command has it: not forwarded
-//	yes           yes            the command has it, if it is where these two are
-//	                             (see process.beside); else forwarded
+//	yes           yes            the command has it
 //	yes           no             sent to the child: forwarded
 //	no            yes            sent to the parent: forwarded
+//
+// That is so while the command is where these two are (see process.beside). To one
+// that is elsewhere the first of the copies is forwarded, at once.
 //
 // A copy waits for its twin before it is forwarded, in the order of coming. The
 // parent's waits shortly, for kill(2) has sent the signal to all of a group before
 // any of it runs, and a service manager kills the processes of a cgroup in a
 // loop, within a millisecond; the child's waits for the parent to run and say so.
 // A signal that is typed may be on its way for longer: the terminal's driver sends
-// it, and who sees to that may be late. One for a command that is elsewhere waits
-// for nothing.
+// it, and who sees to that may be late.
 //
 // Where the two cannot be told apart, a copy too many is better than none: what
 // came before the command ran is forwarded, and twins that come further apart than
@@ -168,12 +169,8 @@ func (f *forwarder) take(of side, s os.Signal) {
 	since := now.Sub(f.last[twin][s])
 	f.last[of][s] = now
 	switch {
-	case of == ofChild && linux.IsTyped(s) && linux.InForeground():
-		f.drop(twin, s)
-	case f.drop(twin, s):
-		if !f.command.beside() {
-			f.command.kill(s)
-		}
+	case f.drop(twin, s), of == ofChild && linux.IsTyped(s) && linux.InForeground():
+		// The command has it.
 	case since < near:
 		// The twin was forwarded, or had one itself.
 	case !f.command.beside():

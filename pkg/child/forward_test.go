@@ -8,8 +8,11 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // counterEnv makes the test binary a command that prints a line for each SIGUSR1
@@ -51,6 +54,9 @@ func counter(t *testing.T, apart bool) (process, *bufio.Reader) {
 		_ = cmd.Wait()
 		unix.Close(pidfd)
 	})
+	if err := out.(*os.File).SetReadDeadline(time.Now().Add(testenv.Patience)); err != nil {
+		t.Fatal(err)
+	}
 	lines := bufio.NewReader(out)
 	if line, err := lines.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("%q, %v", line, err)
@@ -107,15 +113,16 @@ func TestASignalIsForwardedWhereTheCommandDoesNotHaveIt(t *testing.T) {
 	}
 }
 
-func TestSignalsOfTheParentsKeepTheirOrder(t *testing.T) {
-	p, lines := counter(t, false)
+// A typed signal of the parent's waits for longer than those that come after it.
+func TestCopiesOfOneSideAreForwardedInTheirOrder(t *testing.T) {
 	f := newForwarder()
 	defer f.stop()
-	f.start(p)
-	f.fromParent(syscall.SIGUSR1)
-	f.fromParent(syscall.SIGUSR2)
-	want(t, lines, "SIGUSR1")
-	want(t, lines, "end")
+	now := time.Now()
+	f.hold(ofParent, syscall.SIGUSR1, now.Add(time.Second))
+	f.hold(ofParent, syscall.SIGUSR2, now)
+	if first, second := f.held[0].due, f.held[1].due; second.Before(first) {
+		t.Errorf("the second is due %v before the first", first.Sub(second))
+	}
 }
 
 func TestACommandIsWithinTheCgroupsOfTheGate(t *testing.T) {
