@@ -152,7 +152,52 @@ func subIDs(ctx context.Context, source string, c caller, kind subKind) ([]user.
 	if err != nil {
 		return nil, err
 	}
+	ranges = disjoint(ranges)
 	return ranges, checkSubIDs(ranges, c, kind, where)
+}
+
+// disjoint leaves out of each range what those before it hold: the kernel maps no
+// id twice, and a file may list a range by name and by uid.
+func disjoint(ranges []user.SubID) []user.SubID {
+	var out []user.SubID
+	for _, r := range ranges {
+		if badRange(r) {
+			out = append(out, r) // to be refused
+			continue
+		}
+		parts := []user.SubID{r}
+		for _, taken := range out {
+			parts = without(parts, taken)
+		}
+		out = append(out, parts...)
+	}
+	return out
+}
+
+// without is what is left of the ranges where none of taken's ids are.
+func without(ranges []user.SubID, taken user.SubID) []user.SubID {
+	var left []user.SubID
+	for _, r := range ranges {
+		end := r.SubID + r.Count
+		first, last := max(r.SubID, taken.SubID), min(end, taken.SubID+taken.Count)
+		if first >= last || badRange(taken) {
+			left = append(left, r)
+			continue
+		}
+		for _, part := range []user.SubID{{Name: r.Name, SubID: r.SubID, Count: first - r.SubID}, {Name: r.Name, SubID: last, Count: end - last}} {
+			if part.Count > 0 {
+				left = append(left, part)
+			}
+		}
+	}
+	return left
+}
+
+// badRange says whether a range can never be mapped. A number that cannot be read
+// comes as 0, which is root's.
+func badRange(r user.SubID) bool {
+	const end = 1<<32 - 1
+	return r.SubID < 1 || r.Count < 1 || r.SubID > end || r.Count > end-r.SubID
 }
 
 // autoSource follows nsswitch.conf, as shadow's programs do: its subid line
@@ -227,8 +272,7 @@ func parseGetsubids(r io.Reader) ([]user.SubID, error) {
 func checkSubIDs(ranges []user.SubID, c caller, kind subKind, where string) error {
 	var total int64
 	for _, r := range ranges {
-		// A number that cannot be read comes as 0, which is root's.
-		if r.SubID < 1 || r.Count < 1 || r.SubID+r.Count > 1<<32-1 {
+		if badRange(r) {
 			return fmt.Errorf("%s has a bad range in %s: start %d, count %d; mend it there", c.name, where, r.SubID, r.Count)
 		}
 		total += r.Count

@@ -51,6 +51,7 @@ func TestTooFewIDsAreRefusedWithTheCommandThatAddsMore(t *testing.T) {
 		"a small one":      {[]user.SubID{{SubID: 5, Count: 1000}}, "only 1000 subordinate user ids"},
 		"one off the end":  {[]user.SubID{{SubID: 1 << 32, Count: 65536}}, "bad range"},
 		"a word":           {[]user.SubID{{SubID: 0, Count: 65536}}, "bad range"},
+		"an immense count": {[]user.SubID{{SubID: 5, Count: 1<<63 - 1}}, "bad range"},
 		"a negative count": {[]user.SubID{{SubID: 5, Count: -1}}, "bad range"},
 	} {
 		err := checkSubIDs(c.ranges, alice, kind, kind.file)
@@ -63,6 +64,32 @@ func TestTooFewIDsAreRefusedWithTheCommandThatAddsMore(t *testing.T) {
 	}
 	if err := checkSubIDs([]user.SubID{{SubID: 1, Count: 65536}}, alice, kind, kind.file); err != nil {
 		t.Errorf("enough: %v", err)
+	}
+}
+
+func TestIDsThatAreListedTwiceAreMappedOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		ranges []user.SubID
+		want   []IDMap
+	}{
+		"by name and by uid":      {[]user.SubID{{SubID: 100, Count: 10}, {SubID: 100, Count: 10}}, []IDMap{{1, 100, 10}}},
+		"side by side":            {[]user.SubID{{SubID: 110, Count: 10}, {SubID: 100, Count: 10}}, []IDMap{{1, 110, 10}, {11, 100, 10}}},
+		"one overlaps the other":  {[]user.SubID{{SubID: 105, Count: 10}, {SubID: 100, Count: 10}}, []IDMap{{1, 105, 10}, {11, 100, 5}}},
+		"one is in the other":     {[]user.SubID{{SubID: 100, Count: 10}, {SubID: 103, Count: 2}}, []IDMap{{1, 100, 10}}},
+		"one is around the other": {[]user.SubID{{SubID: 103, Count: 2}, {SubID: 100, Count: 10}}, []IDMap{{1, 103, 2}, {3, 100, 3}, {6, 105, 5}}},
+	} {
+		if got := inOrder(disjoint(c.ranges)); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestARangeThatIsListedTwiceIsUsed(t *testing.T) {
+	const line = "100000:65536\n"
+	kind := subKind{file: writeFile(t, "alice:"+line+"1000:"+line), word: "user"}
+	got, err := subIDs(t.Context(), "static", alice, kind)
+	if want := []IDMap{{1, 100000, 65536}}; err != nil || !slices.Equal(inOrder(got), want) {
+		t.Errorf("got %v, %v; want %v", inOrder(got), err, want)
 	}
 }
 
