@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // allowPings lets everybody on the Host have ping sockets, which is what a Host
@@ -116,6 +118,29 @@ func changedReply(request []byte, kind byte) []byte {
 	sum = sum>>16 + sum&0xffff
 	binary.BigEndian.PutUint16(b[2:], ^uint16(sum+sum>>16))
 	return b
+}
+
+func TestEverybodyInsideHasPingSockets(t *testing.T) {
+	h := testenv.NewHost(t)
+	ids := fmt.Sprintf("%s:%d:65536\n", h.User.Name, h.User.GID+1_000_000)
+	h.SetSubIDs(t, ids, ids)
+	const show = "cat /proc/sys/net/ipv4/ping_group_range"
+	for name, c := range map[string]struct {
+		flags   []string
+		command string
+		want    string
+	}{
+		"slirp":     {[]string{"--net=slirp"}, show, "0\t65536\n"},
+		"none":      {[]string{"--net=none", "--pidns"}, show, "0\t65536\n"},
+		"detached":  {[]string{"--net=slirp", "--detach-netns"}, `nsenter --net="$GATEKIT_STATE_DIR/netns" ` + show, "0\t65536\n"},
+		"single id": {[]string{"--net=slirp", "--single-id"}, show, "0\t0\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := output(t, h, append(c.flags, "sh", "-c", c.command)...); got != c.want {
+				t.Errorf("the range is %q, want %q", got, c.want)
+			}
+		})
+	}
 }
 
 func TestPingsAreNeverForged(t *testing.T) {

@@ -146,6 +146,7 @@ func (c *child) run() error {
 	if err := becomeRoot(); err != nil {
 		return err
 	}
+	c.allowPings()
 	if err := c.setUpMounts(); err != nil {
 		return err
 	}

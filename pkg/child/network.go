@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/handshake"
@@ -57,6 +58,39 @@ func (c *child) setUpNetwork() error {
 		return errParentGone
 	}
 	return nil
+}
+
+// allowPings lets all who are inside have ping sockets, which a new network
+// namespace has for nobody (icmp(7), ping_group_range): users without
+// capabilities, and gates inside this one. Groups are named once they are mapped.
+// Where /proc/sys is read-only, as in a container, it stays as it is.
+func (c *child) allowPings() {
+	if !c.setup.Plan.Namespace {
+		return
+	}
+	maps, err := user.ParseIDMapFile("/proc/self/gid_map")
+	if err == nil {
+		err = c.netns(func() error {
+			return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(pingGroups(maps)), 0)
+		})
+	}
+	if err != nil {
+		c.log.Debug("no ping sockets inside", "error", err)
+	}
+}
+
+// pingGroups is the range from root's group on, which gates inside have, to the last
+// group, by their numbers inside. The kernel orders groups as the host numbers them,
+// and takes no range that is upside down inside (ipv4_ping_group_range in
+// net/ipv4/sysctl_net_ipv4.c): groups below root's on the host are left out.
+func pingGroups(maps []user.IDMap) string {
+	var last user.IDMap
+	for i, m := range maps {
+		if i == 0 || m.ParentID > last.ParentID {
+			last = m
+		}
+	}
+	return fmt.Sprintf("0 %d", last.ID+last.Count-1)
 }
 
 // threadRunner runs a function on some thread and returns what it returned.
