@@ -118,3 +118,10 @@ func Wait(pid int) (int, unix.WaitStatus, error) {
 	})
 	return who, status, os.NewSyscallError("wait4", err)
 }
+
+// AwaitEnd waits for the end of the child pid, and leaves it to be waited for
+// (waitid(2), WNOWAIT).
+func AwaitEnd(pid int) error {
+	err := retry(func() error { return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) })
+	return os.NewSyscallError("waitid", err)
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,10 +23,14 @@ import (
 // process is the child, as the parent holds it.
 type process struct {
 	*os.Process
-	state *os.ProcessState // how it ended
-	users *linux.UserNamespace
-	ended chan struct{} // closed when it was waited for; then there is a state
-	pidNS bool
+	users  *linux.UserNamespace
+	pidNS  bool
+
+	// Its number is its own until it is waited for, which needs reaping.
+	reaping sync.Mutex
+	ended   chan struct{}    // closed when it was waited for
+	state   *os.ProcessState // how it ended then, or nil and
+	waitErr error            // why that is not known
 }
 
 // launch executes this program again, in new namespaces, as the child. The child
@@ -49,10 +54,7 @@ func launch(o *Options, joined *network.Namespaces) (*process, *handshake.Conn, 
 		conn.Close()
 		return nil, nil, err
 	}
-	go func() {
-		p.state, _ = p.Wait() // a child of ours that nobody else waits for
-		close(p.ended)
-	}()
+	go p.wait()
 	if p.users, err = linux.OpenUserNamespace(p.Pid); err != nil {
 		conn.Close()
 		_ = p.Kill() // it may have ended by itself
@@ -60,6 +62,30 @@ func launch(o *Options, joined *network.Namespaces) (*process, *handshake.Conn, 
 		return nil, nil, fmt.Errorf("the child ended at once: %w", err)
 	}
 	return p, conn, nil
+}
+
+// wait waits for the end of the process, a child of ours that nobody else waits for.
+func (p *process) wait() {
+	p.waitErr = linux.AwaitEnd(p.Pid) // as a zombie it keeps its number
+	p.reaping.Lock()
+	defer p.reaping.Unlock()
+	if p.waitErr == nil {
+		p.state, p.waitErr = p.Process.Wait()
+	}
+	close(p.ended)
+}
+
+// withPID calls f with the number of the process, which means no other until f
+// returns: newuidmap(1) takes no descriptor on all hosts.
+func (p *process) withPID(f func(pid int) error) error {
+	p.reaping.Lock()
+	defer p.reaping.Unlock()
+	select {
+	case <-p.ended:
+		return errChildGone
+	default:
+		return f(p.Pid)
+	}
 }
 
 // start starts the child in new namespaces, with these descriptors from 3 on.
@@ -191,6 +217,9 @@ func (p *process) death(patience time.Duration) error {
 	case <-p.ended:
 	case <-timeout.C:
 		return errors.New("the child left the parent and did not end: something inside has changed it")
+	}
+	if p.state == nil {
+		return fmt.Errorf("the child ended unexpectedly: %w", p.waitErr)
 	}
 	status := p.state.Sys().(syscall.WaitStatus)
 	if status.Signaled() {

@@ -24,7 +24,7 @@ import (
 
 // mapIDs maps the child's ids and tells it so.
 func (g *gate) mapIDs(ctx context.Context) error {
-	if err := g.ids.write(ctx, g.child.Pid); err != nil {
+	if err := g.child.withPID(func(pid int) error { return g.ids.write(ctx, pid) }); err != nil {
 		if ctx.Err() != nil {
 			return nil // the end of the gate, not its cause
 		}
