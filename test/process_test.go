@@ -144,6 +144,22 @@ func TestNothingOutlivesTheCommand(t *testing.T) {
 	}
 }
 
+// A program that has entered the gate's user namespace, and not its PID namespace,
+// does not die with that.
+func TestWhatHasEnteredTheGateDoesNotOutliveIt(t *testing.T) {
+	h := testenv.NewHost(t)
+	for name, flags := range treeFlags {
+		t.Run(name, func(t *testing.T) {
+			g := startGate(t, h, append(flags, "sleep", "60")...)
+			p := h.Start(t, h.Command("nsenter", "-U", "--preserve-credentials", "-t", fmt.Sprint(g.childPID), "sh", "-c", "echo started; exec sleep 60"))
+			awaitLine(t, p, "started")
+			g.stop(t)
+			p.Wait(t)
+			h.NoProcesses(t)
+		})
+	}
+}
+
 func TestGatesInALoopLeaveNothingBehind(t *testing.T) {
 	h := testenv.NewHost(t)
 	before := trace(t, h)

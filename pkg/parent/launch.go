@@ -24,7 +24,7 @@ import (
 type process struct {
 	*os.Process
 	users  *linux.UserNamespace
-	pidNS  bool
+	shared bool // others' processes may be in the user namespace, too
 
 	// Its number is its own until it is waited for, which needs reaping.
 	reaping sync.Mutex
@@ -43,7 +43,7 @@ func launch(o *Options, joined *network.Namespaces) (*process, *handshake.Conn, 
 		return nil, nil, err
 	}
 	defer theirs.Close()
-	p := &process{ended: make(chan struct{}), pidNS: o.PIDNS}
+	p := &process{ended: make(chan struct{}), shared: joined != nil && joined.Shared}
 	files := append([]*os.File{theirs}, o.ListenFiles...)
 	if joined == nil {
 		p.Process, err = start(o, files)
@@ -202,9 +202,10 @@ func (p *process) end() error {
 	_ = p.Kill() // it may have ended by itself
 	<-p.ended
 	defer p.users.Close()
-	if p.pidNS {
-		return nil // the kernel ended the rest with process 1
+	if p.shared {
+		return nil // it has a PID namespace, and the kernel ended the rest with process 1
 	}
+	// With a PID namespace, too: one may have entered the gate, and not that.
 	return p.users.Kill()
 }
 
