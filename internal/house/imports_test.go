@@ -34,6 +34,7 @@ var rooms = []struct {
 
 	{"pkg/network", 1},
 	{"pkg/port", 1},
+	{"pkg/flows", 1},
 	{"pkg/api", 0},
 }
 

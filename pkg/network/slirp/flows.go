@@ -81,6 +81,7 @@ type flow struct {
 	key     flowKey
 	to      netip.AddrPort // the remote address as the host sees it
 	session *session
+	since   time.Time // of the first datagram
 	used    time.Time
 	list    *flowList
 	flowLinks
@@ -174,7 +175,7 @@ func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
 			return nil, err
 		}
 	}
-	f := &flow{key: key, to: to, session: s, list: &t.idle[1]}
+	f := &flow{key: key, to: to, session: s, since: time.Now(), list: &t.idle[1]}
 	if t.carrier.short(key.remote) {
 		f.list = &t.idle[0]
 	}

@@ -43,6 +43,8 @@ type relay struct {
 	// over, where not nil, is called when both sides are closed.
 	over func()
 
+	since time.Time // when both ends were connected
+
 	// events are those of the endpoint that wait for the loop, and our own. It is
 	// the only part that others than the loop's goroutine use.
 	events atomic.Uint64
@@ -84,7 +86,7 @@ func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
 
 // newRelay returns a relay that owns nothing until start.
 func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
-	r := &relay{loop: l, ep: ep, queue: queue, fd: fd, hostEnded: true}
+	r := &relay{loop: l, ep: ep, queue: queue, fd: fd, hostEnded: true, since: time.Now()}
 	r.sink.fd, r.source.fd = fd, fd
 	return r
 }
