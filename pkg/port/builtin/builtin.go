@@ -142,6 +142,7 @@ type Driver struct {
 	mu       sync.Mutex // guards what is below
 	state    state
 	forwards map[int]*forward
+	waning   map[*forward]struct{} // removed, with connections that go on for a while
 	lastID   int
 }
 
@@ -181,6 +182,7 @@ func New(opts Options) *Driver {
 		begun:     make(chan struct{}),
 		turn:      make(chan struct{}, 1),
 		forwards:  map[int]*forward{},
+		waning:    map[*forward]struct{}{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.pool = newPool(d)
@@ -382,6 +384,9 @@ func (d *Driver) Remove(ctx context.Context, ids []int, drain time.Duration) err
 	d.udp.remove(gone)
 	for _, fw := range gone {
 		if over := fw.wane(); over != nil {
+			d.mu.Lock()
+			d.waning[fw] = struct{}{}
+			d.mu.Unlock()
 			d.wg.Go(func() { d.drain(fw, over, drain) })
 		}
 	}
@@ -419,6 +424,9 @@ func (d *Driver) drain(fw *forward, over <-chan struct{}, while time.Duration) {
 	case <-d.ctx.Done():
 	}
 	fw.cut()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.waning, fw)
 }
 
 // List returns the forwards in place, ordered by ID, never nil.

@@ -56,18 +56,19 @@ type conn struct {
 	driver  *Driver
 	forward *forward
 	family  port.Families // the client's
+	since   time.Time     // when it was accepted
 
 	mu   sync.Mutex // guards what is below, and fields of the ends
 	ends []*end     // the client's, then the service's
 	done bool       // cut, or over: ends attached from now on are reset
 
-	cutKept func() // what else cut does (preserve.go); may be nil
+	passage *passage // in the client's name (preserve.go); nil where that is not tried
 }
 
 // admit starts a connection that the acceptor took, unless there are too many.
 func (d *Driver) admit(l *listener, fd int) {
 	d.count.accepted.Add(1)
-	c := &conn{driver: d, forward: l.forward, family: l.family}
+	c := &conn{driver: d, forward: l.forward, family: l.family, since: time.Now()}
 	fw := l.forward
 	fw.mu.Lock()
 	full := len(fw.conns) >= d.opts.MaxConnsPerForward || d.count.conns.Load() >= int64(d.opts.MaxConns)
@@ -144,10 +145,10 @@ func (c *conn) cut() {
 		e.reset()
 	}
 	c.mu.Lock()
-	kept := c.cutKept
+	p := c.passage
 	c.mu.Unlock()
-	if kept != nil {
-		kept()
+	if p != nil {
+		p.cut()
 	}
 }
 

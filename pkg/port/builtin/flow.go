@@ -39,6 +39,7 @@ type flow struct {
 	lasting  bool      // and then the client has
 	turned   time.Time // when the targets were last begun with
 	turns    int       // how many of them were tried since
+	since    time.Time // when the first datagram came
 	used     time.Time // when a datagram last passed
 
 	kept  port.Datagrams // in the client's name, in place of fd; nil for none

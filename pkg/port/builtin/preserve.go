@@ -47,10 +47,10 @@ func (c *conn) keep(fd int) bool {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, openTimeout)
 	defer cancel()
-	if !c.setCut(cancel) {
-		return false
-	}
 	for _, target := range c.forward.status.Spec.Targets(c.family) {
+		if !c.pass(&passage{client: client, service: target, cut: cancel}) {
+			return false
+		}
 		if !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
 			return false
 		}
@@ -60,7 +60,7 @@ func (c *conn) keep(fd int) bool {
 			d.wg.Done()
 		})
 		if err == nil {
-			if !c.setCut(cut) {
+			if !c.pass(&passage{client: client, service: target, cut: cut, open: true}) {
 				cut()
 			}
 			return true
@@ -83,12 +83,21 @@ func (c *conn) detour(client netip.Addr, err error) {
 		"forward", c.forward.status.ID, "spec", c.forward.status.Spec, "client", client, "error", err)
 }
 
-// setCut says what cut does beside resetting the ends. It is false when c was cut
+// passage is a connection in the name of its client, or the attempt at one. It does
+// not change.
+type passage struct {
+	client, service netip.AddrPort
+
+	cut  func() // what conn.cut does beside resetting the ends
+	open bool   // the service has taken the connection
+}
+
+// pass says how c is taken on in its client's name. It is false when c was cut
 // before.
-func (c *conn) setCut(cut func()) bool {
+func (c *conn) pass(p *passage) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cutKept = cut
+	c.passage = p
 	return !c.done
 }
 

@@ -160,7 +160,7 @@ func (x *exchange) flowFor(s *hostSocket, arrival linux.Arrival) *flow {
 	f := s.flows[arrival]
 	if f == nil {
 		x.makeRoom(s)
-		f = &flow{socket: s, arrival: arrival, targets: s.forward.status.Spec.Targets(s.family), fd: -1, used: x.loop.now}
+		f = &flow{socket: s, arrival: arrival, targets: s.forward.status.Spec.Targets(s.family), fd: -1, since: x.loop.now, used: x.loop.now}
 		if s.flows == nil {
 			s.flows = map[linux.Arrival]*flow{}
 		}
