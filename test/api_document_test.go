@@ -157,7 +157,8 @@ func provoking() map[string]map[int]request {
 			413: {"/v1/ports/batch", large},
 			500: {"/v1/ports/batch", "[" + spec(80) + "]"},
 		},
-		"GET /v1/policy": {200: {"/v1/policy", ""}, 403: {"/v1/policy", ""}},
+		"GET /v1/connections": {200: {"/v1/connections", ""}, 403: {"/v1/connections", ""}},
+		"GET /v1/policy":      {200: {"/v1/policy", ""}, 403: {"/v1/policy", ""}},
 		"PUT /v1/policy": {
 			200: {"/v1/policy", `{"default":"deny","allow":["tcp://*.example.com:443"],"deny":[]}`},
 			400: {"/v1/policy", `{"default":"deny","allow":["x"]}`},

@@ -27,6 +27,7 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		"two ways to name a gate":    {[]string{"--gate", "a", "--socket", "b", "info"}, "exclude each other"},
 		"list with an argument":      {[]string{"list", "x"}, `"x"`},
 		"info with an argument":      {[]string{"info", "x"}, `"x"`},
+		"connections of something":   {[]string{"connections", "x"}, `"x"`},
 		"add-ports without a spec":   {[]string{"add-ports"}, "a port spec is missing"},
 		"add-ports with a bad spec":  {[]string{"add-ports", "80:80/tcp", "80"}, `"80"`},
 		"add-ports auto and a spec":  {[]string{"add-ports", "auto", "80:80/tcp"}, "auto stands alone"},

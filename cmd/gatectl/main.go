@@ -72,7 +72,7 @@ func personaOf(c *cli.Context) persona.Persona { return c.App.Metadata[personaKe
 // newApp makes the command line of a persona.
 func newApp(p persona.Persona, stdout io.Writer) *cli.App {
 	commands := []*cli.Command{
-		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(p), removePortsCommand(), policyCommand(), execCommand(), netnsCommand(),
+		listCommand(), infoCommand(), listPortsCommand(), addPortsCommand(p), removePortsCommand(), connectionsCommand(), policyCommand(), execCommand(), netnsCommand(),
 	}
 	for _, c := range commands {
 		// "gatectl exec help" runs help.

@@ -95,6 +95,15 @@ func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
 	return nil
 }
 
+func (g *fakeGate) Connections() []api.Connection {
+	child, remote := netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("2001:db8::7")
+	return []api.Connection{
+		{Proto: "icmp", Direction: "outbound", State: "open", ChildIP: child, ChildPort: 77, RemoteIP: remote, AgeSeconds: 5},
+		{Proto: "tcp", Direction: "forward", State: "half-closed", ChildIP: child, ChildPort: 80, RemoteIP: remote, RemotePort: 5000,
+			Forward: 3, SourceIP: "preserve", AgeSeconds: 3700, IdleSeconds: 61, BytesIn: new(uint64(0)), BytesOut: new(uint64(12345))},
+	}
+}
+
 func (g *fakeGate) Policy() (api.Policy, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

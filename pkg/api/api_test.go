@@ -64,7 +64,7 @@ func TestSchemasHaveTheFieldsOfTheTypes(t *testing.T) {
 	if document.Info.Version != Version {
 		t.Errorf("the document is of version %s, the API of %s", document.Info.Version, Version)
 	}
-	types := []any{Info{}, NetworkDriver{}, PortDriver{}, PortSpec{}, PortStatus{}, Policy{}, Error{}}
+	types := []any{Info{}, NetworkDriver{}, PortDriver{}, PortSpec{}, PortStatus{}, Connection{}, Policy{}, Error{}}
 	if len(document.Components.Schemas) != len(types) {
 		t.Errorf("%d schemas, %d types", len(document.Components.Schemas), len(types))
 	}

@@ -77,3 +77,38 @@ type PortStatus struct {
 	// this time. RootlessKit does not tell; it is empty then.
 	SourceIP string `json:"sourceIP,omitempty"`
 }
+
+// Connection is one flow: a TCP connection, a UDP conversation, or an exchange of
+// echo messages.
+type Connection struct {
+	// Proto is "tcp", "udp" or "icmp".
+	Proto string `json:"proto"`
+	// Direction is "outbound" where the namespace has begun, "forward" for a client of
+	// a forward, and "reverse" for one of a reverse forward.
+	Direction string `json:"direction"`
+	// State is "connecting", "open" or, of TCP alone, "half-closed".
+	State string `json:"state"`
+	// ChildIP and ChildPort are the end in the namespace: the service of a forward, and
+	// the client otherwise. For icmp the port is the identifier of the messages.
+	ChildIP   netip.Addr `json:"childIP"`
+	ChildPort int        `json:"childPort"`
+	// RemoteIP and RemotePort are the other end, as the namespace knows it: the client
+	// of a forward, and the service otherwise. For icmp the port is 0.
+	RemoteIP   netip.Addr `json:"remoteIP"`
+	RemotePort int        `json:"remotePort"`
+	// Forward is the id of the forward, also one that was removed; 0, and left out,
+	// where the flow is outbound.
+	Forward int `json:"forward,omitempty"`
+	// SourceIP says, for direction "forward", whether the service sees the client's own
+	// address and port: "preserve" or "off".
+	SourceIP string `json:"sourceIP,omitempty"`
+	// AgeSeconds is since the flow began.
+	AgeSeconds int `json:"ageSeconds"`
+	// IdleSeconds is since there was a byte or a datagram last. UDP by a forward that
+	// keeps the client's address counts the client's datagrams.
+	IdleSeconds int `json:"idleSeconds"`
+	// BytesIn came into the namespace, BytesOut left it. Nil, and left out, where
+	// nobody counts: UDP, icmp, and TCP that is not connected yet.
+	BytesIn  *uint64 `json:"bytesIn,omitempty"`
+	BytesOut *uint64 `json:"bytesOut,omitempty"`
+}

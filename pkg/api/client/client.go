@@ -158,6 +158,13 @@ func (c *Client) AutoPorts(ctx context.Context, on bool) error {
 	return c.call(ctx, method, "/v1/ports/auto", nil, nil)
 }
 
+// Connections returns the flows now.
+func (c *Client) Connections(ctx context.Context) ([]api.Connection, error) {
+	var list []api.Connection
+	err := c.call(ctx, http.MethodGet, "/v1/connections", nil, &list)
+	return list, err
+}
+
 // Policy says what the namespace may reach.
 func (c *Client) Policy(ctx context.Context) (api.Policy, error) {
 	var p api.Policy

@@ -69,6 +69,8 @@ func TestWhatIsSent(t *testing.T) {
 			io.WriteString(w, `{"id":5,"future":true}`)
 		case "GET/v1/policy", "PUT/v1/policy":
 			io.WriteString(w, `{"default":"deny","allow":["a","b"],"deny":[]}`)
+		case "GET/v1/connections":
+			io.WriteString(w, `[{"proto":"tcp","childIP":"10.0.2.100"},{"proto":"udp"}]`)
 		case "GET/v1/ports", "POST/v1/ports/batch":
 			io.WriteString(w, `[{"id":5},{"id":6}]`)
 		}
@@ -87,6 +89,7 @@ func TestWhatIsSent(t *testing.T) {
 		{"POST /v1/ports/batch application/json []", func() (int, error) { l, err := c.AddPorts(ctx, nil); return len(l), err }},
 		{"DELETE /v1/ports/7  ", func() (int, error) { return 0, c.RemovePort(ctx, 7) }},
 		{"DELETE /v1/ports/7?drain=1m30s  ", func() (int, error) { return 0, c.DrainPort(ctx, 7, 90*time.Second) }},
+		{"GET /v1/connections  ", func() (int, error) { l, err := c.Connections(ctx); return len(l), err }},
 		{"GET /v1/policy  ", func() (int, error) { p, err := c.Policy(ctx); return len(p.Allow), err }},
 		{`PUT /v1/policy application/json {"default":"deny","allow":["tcp://*"],"deny":[]}`, func() (int, error) {
 			p, err := c.SetPolicy(ctx, api.Policy{Default: "deny", Allow: []string{"tcp://*"}})

@@ -44,6 +44,7 @@ func (s *Server) routes() map[string]methods {
 		"/v1/ports/batch": {http.MethodPost: s.addPorts},
 		"/v1/ports/auto":  {http.MethodPut: s.autoPorts(true), http.MethodDelete: s.autoPorts(false)},
 		"/v1/ports/{id}":  {http.MethodDelete: s.removePort},
+		"/v1/connections": {http.MethodGet: s.connections},
 		"/v1/policy":      {http.MethodGet: s.policy, http.MethodPut: s.setPolicy},
 	}
 }
@@ -151,19 +152,26 @@ func (s *Server) answer(h handler) http.Handler {
 	})
 }
 
-// encode writes a value as JSON. A list of forwards, which may be long, is written
-// one by one, for the encoder would keep a buffer of its length.
+// encode writes a value as JSON.
 func encode(w io.Writer, value any) error {
-	list, ok := value.([]api.PortStatus)
-	if !ok {
-		return json.NewEncoder(w).Encode(value)
+	switch value := value.(type) {
+	case []api.PortStatus:
+		return encodeList(w, value)
+	case []api.Connection:
+		return encodeList(w, value)
 	}
+	return json.NewEncoder(w).Encode(value)
+}
+
+// encodeList writes a list, which may be long, one by one, for the encoder would
+// keep a buffer of its length.
+func encodeList[T any](w io.Writer, list []T) error {
 	var one bytes.Buffer
 	encoder := json.NewEncoder(&one)
-	for i, status := range list {
+	for i, value := range list {
 		one.Reset()
 		one.WriteByte("[,"[min(i, 1)])
-		if err := encoder.Encode(status); err != nil {
+		if err := encoder.Encode(value); err != nil {
 			return err
 		}
 		if _, err := w.Write(bytes.TrimSuffix(one.Bytes(), []byte("\n"))); err != nil {
@@ -258,6 +266,10 @@ func (s *Server) autoPorts(on bool) handler {
 	return func(r *http.Request) (int, any, error) {
 		return http.StatusOK, nil, s.o.Gate.AutoPorts(r.Context(), on)
 	}
+}
+
+func (s *Server) connections(*http.Request) (int, any, error) {
+	return http.StatusOK, notNil(s.o.Gate.Connections()), nil
 }
 
 func (s *Server) policy(*http.Request) (int, any, error) {

@@ -60,6 +60,9 @@ type Gate interface {
 	// Errors are answered as AddPorts's.
 	AutoPorts(ctx context.Context, on bool) error
 
+	// Connections returns the flows now.
+	Connections() []api.Connection
+
 	// Policy says what the namespace may reach. SetPolicy changes that as a whole,
 	// or not at all. An error that wraps network.ErrPolicy is answered with 400, an
 	// *api.Error with its code, all else with 500.

@@ -108,6 +108,13 @@ func (g *fakeGate) AutoPorts(_ context.Context, on bool) error {
 	return nil
 }
 
+func (g *fakeGate) Connections() []api.Connection {
+	if g.panic {
+		panic("no connections")
+	}
+	return nil
+}
+
 func (g *fakeGate) Policy() (api.Policy, error) {
 	switch {
 	case g.panic:
