@@ -148,6 +148,9 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	case header.TCPProtocolNumber:
 		return inspectTCP(p[:total], headerLen, h, sum, f)
 	case header.UDPProtocolNumber:
+		if !h.finishInner(p[:total], headerLen) {
+			return drop
+		}
 		v := inspectUDP(p[headerLen:total], h, sum, src, dst, &f.datagram)
 		if v == toUDP && in.isDHCP(&f.datagram) {
 			return toDHCP
@@ -215,6 +218,9 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	case header.TCPProtocolNumber:
 		return inspectTCP(p[:total], header.IPv6MinimumSize, h, sum, f)
 	case header.UDPProtocolNumber:
+		if !h.finishInner(p[:total], header.IPv6MinimumSize) {
+			return drop
+		}
 		return inspectUDP(rest, h, sum, src, dst, &f.datagram)
 	}
 	return toStack

@@ -251,6 +251,45 @@ func TestInspectorTakesDatagramsApart(t *testing.T) {
 	}
 }
 
+// What VXLAN in the namespace sends: the checksum that is not finished is that of the
+// segment in the payload, and the datagram's own is as if it were.
+func TestChecksumsInsidePayloadsAreFinished(t *testing.T) {
+	in := testInspector(t)
+	a, b := netip.MustParseAddrPort("10.42.0.2:4000"), netip.MustParseAddrPort("10.42.1.2:80")
+	inner := synFrame(a, b)
+	const tcpAt, sumAt = ethernetSize + header.IPv4MinimumSize, 16 // RFC 9293, 3.1
+	for _, family := range []struct {
+		src, dst netip.Addr
+		headers  int
+	}{
+		{childIPv4, worldIPv4, ethernetSize + header.IPv4MinimumSize + header.UDPMinimumSize},
+		{childIPv6, worldIPv6, ethernetSize + header.IPv6MinimumSize + header.UDPMinimumSize},
+	} {
+		finished := udpFrame(netip.AddrPortFrom(family.src, 4000), netip.AddrPortFrom(family.dst, 8472), string(inner))
+		for name, c := range map[string]struct {
+			change func(frame []byte, h *vnetHeader)
+			want   verdict
+		}{
+			"as it comes":                {func([]byte, *vnetHeader) {}, toUDP},
+			"a datagram that is damaged": {func(frame []byte, _ *vnetHeader) { frame[family.headers] ^= 1 }, drop},
+			"no room for the checksum":   {func(frame []byte, h *vnetHeader) { h.checksumOffset = uint16(len(frame)) }, drop},
+			"a start behind the end":     {func(frame []byte, h *vnetHeader) { h.checksumStart = 0xffff }, drop},
+		} {
+			frame := slices.Clone(finished)
+			h := vnetHeader{flags: vnetNeedsChecksum, checksumStart: uint16(family.headers + tcpAt), checksumOffset: sumAt}
+			pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, toAddress(a.Addr()), toAddress(b.Addr()), header.TCPMinimumSize)
+			binary.BigEndian.PutUint16(frame[int(h.checksumStart)+sumAt:], pseudo)
+			c.change(frame, &h)
+			var f finding
+			if got := in.inspect(frame, h, &f); got != c.want {
+				t.Errorf("%v, %s: verdict %v, want %v", family.dst, name, got, c.want)
+			} else if got == toUDP && string(f.datagram.payload) != string(inner) {
+				t.Errorf("%v, %s: the payload is\n%x, want\n%x", family.dst, name, f.datagram.payload, inner)
+			}
+		}
+	}
+}
+
 func TestDatagramsAreWrittenAsFrames(t *testing.T) {
 	in := outsideInspector(t)
 	for _, plain := range []bool{true, false} {

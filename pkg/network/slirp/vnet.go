@@ -1,6 +1,10 @@
 package slirp
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+)
 
 // vnetHeaderSize is the size of struct virtio_net_hdr (linux/virtio_net.h), in
 // the byte order of the machine.
@@ -55,4 +59,28 @@ func (h vnetHeader) put(b *[vnetHeaderSize]byte) {
 // the frame never was on a wire, or it was and the checksum was right.
 func (h vnetHeader) checksumTrusted() bool {
 	return h.flags&(vnetNeedsChecksum|vnetDataValid) != 0
+}
+
+// finishInner finishes a checksum that is left undone inside the payload of an IP
+// packet whose transport header is at transport, and then vouches for the outer one
+// no more. A tunnel of the namespace, VXLAN for one, leaves the checksums of what it
+// carries to an interface that has offloads; the payload
+// leaves this machine, and the header that says so does not. It returns false where
+// there is no room for a checksum in the packet.
+func (h *vnetHeader) finishInner(packet []byte, transport int) bool {
+	start := int(h.checksumStart) - ethernetSize
+	if h.flags&vnetNeedsChecksum == 0 || start <= transport {
+		return true
+	}
+	at := start + int(h.checksumOffset)
+	if at+2 > len(packet) {
+		return false
+	}
+	sum := ^checksum.Checksum(packet[start:], 0) // of the pseudo-header, too, which is there
+	if sum == 0 {
+		sum = 0xffff // 0 would be none (RFC 768), and the two are the same
+	}
+	binary.BigEndian.PutUint16(packet[at:], sum)
+	h.flags &^= vnetNeedsChecksum
+	return true
 }
