@@ -107,31 +107,25 @@ func (l *link) abort() { l.view.Release() }
 func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 	frame := view.AsSlice()[:n]
 	f := &l.found
-	switch l.inspector.inspect(frame, h, f) {
-	case drop:
-		l.refused.Add(1)
+	v := l.inspector.inspect(frame, h, f)
+	defer l.count(v)
+	switch v {
 	case toUDP:
-		l.accepted.Add(1)
 		if l.onDatagram(&f.datagram) {
 			break
 		}
 		// The stack's answer is an ICMP error.
 		l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
 	case toEcho:
-		l.accepted.Add(1)
 		l.onEcho(&f.datagram)
 	case expire:
-		l.accepted.Add(1)
 		packet := quotePacket(frame[ethernetSize:])
 		l.writer.writeError(f.datagram.mac, expired(packet.isIPv6), &packet)
 	case toDHCP:
-		l.accepted.Add(1)
 		l.guests.ask(&f.datagram)
 	case toRouter:
-		l.accepted.Add(1)
 		l.guests.solicit(&f.datagram)
 	case toStack:
-		l.accepted.Add(1)
 		if f.opens {
 			l.onSYN(f.proto, frame[ethernetSize:])
 		}
@@ -145,6 +139,15 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 		return buffer.NewViewSize(maxFrame)
 	}
 	return view
+}
+
+// count counts a frame that was dealt with.
+func (l *link) count(v verdict) {
+	if v == drop {
+		l.refused.Add(1)
+		return
+	}
+	l.accepted.Add(1)
 }
 
 // split puts the headers of a frame into a view of their own. The stack looks at
