@@ -112,8 +112,8 @@ func (r *echoRelay) send(d *datagram) {
 }
 
 // socket implements carrier.
-func (*echoRelay) socket(guest netip.AddrPort) (int, error) {
-	return newPingSocket(guest.Addr().Is6())
+func (*echoRelay) socket(to netip.Addr) (int, error) {
+	return newPingSocket(to.Is6())
 }
 
 // newPingSocket makes a ping socket. The error is EACCES where the host has none

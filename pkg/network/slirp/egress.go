@@ -12,8 +12,15 @@ import (
 type egress struct {
 	subnets  [2]subnet
 	loopback HostLoopback
+	leads    *leads
 	policy   *policy.Filter
 	out      outbound
+}
+
+// way is where a flow goes on the host's side.
+type way struct {
+	to   netip.AddrPort
+	lead *lead // that it takes; nil for none
 }
 
 // ruling is what becomes of a flow that the namespace asked for.
@@ -33,45 +40,51 @@ var (
 	loopbackIPv6 = netip.IPv6Loopback()
 )
 
-// destination returns the host's address for one that the namespace asked for.
-// Nobody is there for the host's loopback in every spelling, for which only the
-// gateway's address and an open port do, for the rest of the namespace's own
+// destination returns the way to an address that the namespace asked for. Nobody is
+// there for the host's loopback in every spelling, for which only the gateway's
+// address does, with a lead or an open port, for the rest of the namespace's own
 // network, in which there is nobody else, and for what is no unicast address. All
 // else is a matter of policy, which knows addresses as the namespace does.
-func (e *egress) destination(proto policy.Proto, asked netip.AddrPort) (netip.AddrPort, ruling) {
-	to, ok := e.translate(asked)
+func (e *egress) destination(proto policy.Proto, asked netip.AddrPort) (way, ruling) {
+	w, ok := e.translate(proto, asked)
 	if !ok {
-		return netip.AddrPort{}, nobodyThere
+		return way{}, nobodyThere
 	}
 	if !e.policy.Allows(proto, asked) {
-		return netip.AddrPort{}, prohibited
+		return way{}, prohibited
 	}
-	return to, letOut
+	return w, letOut
 }
 
 // translate is destination without policy.
-func (e *egress) translate(asked netip.AddrPort) (netip.AddrPort, bool) {
+func (e *egress) translate(proto policy.Proto, asked netip.AddrPort) (way, bool) {
 	addr := asked.Addr()
 	for _, s := range e.subnets {
 		if !s.enabled() || !s.prefix.Contains(addr) {
 			continue
 		}
-		if addr != s.gateway || !e.loopback.allows(asked.Port()) {
-			return netip.AddrPort{}, false
+		if addr != s.gateway {
+			return way{}, false
+		}
+		if d := e.leads.find(proto, asked); d != nil {
+			return way{d.to, d}, true
+		}
+		if !e.loopback.allows(asked.Port()) {
+			return way{}, false
 		}
 		if addr.Is4() {
-			return netip.AddrPortFrom(loopbackIPv4, asked.Port()), true
+			return way{to: netip.AddrPortFrom(loopbackIPv4, asked.Port())}, true
 		}
-		return netip.AddrPortFrom(loopbackIPv6, asked.Port()), true
+		return way{to: netip.AddrPortFrom(loopbackIPv6, asked.Port())}, true
 	}
 	if addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() || reservedIPv4(addr) || reservedIPv6(addr) {
-		return netip.AddrPort{}, false
+		return way{}, false
 	}
-	return asked, true
+	return way{to: asked}, true
 }
 
-// source is the inverse of destination: the address under which the namespace
-// knows one of the host's side.
+// source is the inverse of destination, but for leads: the address under which the
+// namespace knows one of the host's side.
 func (e *egress) source(from netip.AddrPort) netip.AddrPort {
 	addr := from.Addr()
 	if !addr.IsLoopback() {

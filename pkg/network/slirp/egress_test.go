@@ -17,7 +17,7 @@ func TestEgressKnowsEverySpellingOfLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &egress{subnets: testInspector(t).subnets, loopback: ports, policy: filter}
+	e := &egress{subnets: testInspector(t).subnets, loopback: ports, leads: &leads{}, policy: filter}
 	for asked, want := range map[string]string{
 		"198.51.100.7:80":          "198.51.100.7:80",
 		"[2001:db8::7]:80":         "[2001:db8::7]:80",
@@ -49,7 +49,8 @@ func TestEgressKnowsEverySpellingOfLoopback(t *testing.T) {
 		"[ff02::1]:80":             "",
 	} {
 		t.Run(asked, func(t *testing.T) {
-			got, ruling := e.destination(policy.TCP, netip.MustParseAddrPort(asked))
+			w, ruling := e.destination(policy.TCP, netip.MustParseAddrPort(asked))
+			got := w.to
 			ok := ruling == letOut
 			if ok != (want != "") || ok && got.String() != want {
 				t.Errorf("got %v, %v, want %q", got, ok, want)

@@ -58,8 +58,8 @@ type flowTable struct {
 
 // carrier is the protocol of a table.
 type carrier interface {
-	// socket makes a socket of the host for an address of the namespace.
-	socket(guest netip.AddrPort) (int, error)
+	// socket makes a socket of the host, of the family of an address to send to.
+	socket(to netip.Addr) (int, error)
 
 	// short says whether a flow to an address is over after seconds.
 	short(remote netip.AddrPort) bool
@@ -89,10 +89,12 @@ type flow struct {
 
 // sessionKey is an address and port of the namespace. Where flows have a source
 // of their own (outbound), those to the host's loopback have a session of their
-// own, which has none.
+// own, which has none. So has the flow that takes a lead, because what comes back is
+// known by the gateway's port, which the address that it comes from does not tell.
 type sessionKey struct {
 	guest    netip.AddrPort
 	loopback bool
+	lead     *lead
 }
 
 func newFlowTable(c carrier, proto policy.Proto, e *egress, loops []*loop, w *datagramWriter, limit int, short, long time.Duration) *flowTable {
@@ -133,7 +135,7 @@ func (t *flowTable) find(d *datagram) (f *flow, isNew bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f = t.flows[key]; f == nil {
-		to, ruling := t.egress.destination(t.proto, d.dst)
+		w, ruling := t.egress.destination(t.proto, d.dst)
 		switch ruling {
 		case nobodyThere:
 			return nil, false, errRefused
@@ -141,7 +143,7 @@ func (t *flowTable) find(d *datagram) (f *flow, isNew bool, err error) {
 			return nil, false, errProhibited
 		}
 		isNew = true
-		if f, err = t.open(key, to); err != nil {
+		if f, err = t.open(key, w); err != nil {
 			return nil, isNew, err
 		}
 	}
@@ -152,7 +154,7 @@ func (t *flowTable) find(d *datagram) (f *flow, isNew bool, err error) {
 }
 
 // open makes a flow, and its session where it is the first.
-func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
+func (t *flowTable) open(key flowKey, w way) (*flow, error) {
 	if t.closed {
 		return nil, errStopped
 	}
@@ -160,7 +162,8 @@ func (t *flowTable) open(key flowKey, to netip.AddrPort) (*flow, error) {
 		t.full.add()
 		t.evict()
 	}
-	sk := sessionKey{key.guest, t.egress.out.isSet() && to.Addr().IsLoopback()}
+	to := w.to
+	sk := sessionKey{key.guest, t.egress.out.isSet() && w.lead == nil && to.Addr().IsLoopback(), w.lead}
 	s := t.sessions[sk]
 	if s == nil {
 		var err error
@@ -206,18 +209,21 @@ func (t *flowTable) wakeIn(d time.Duration) {
 // openSession makes the socket for an address of the namespace, of which to is the
 // first destination.
 func (t *flowTable) openSession(key sessionKey, to netip.Addr) (*session, error) {
-	fd, err := t.carrier.socket(key.guest)
+	fd, err := t.carrier.socket(to)
 	if err != nil {
 		return nil, err
 	}
-	if err = t.egress.out.apply(fd, to); err == nil {
-		err = linux.AskForErrors(fd, key.guest.Addr().Is6())
+	if key.lead == nil {
+		err = t.egress.out.apply(fd, to)
+	}
+	if err == nil {
+		err = linux.AskForErrors(fd, to.Is6())
 	}
 	if err != nil {
 		linux.Close(fd)
 		return nil, err
 	}
-	s := &session{sessionKey: key, table: t, loop: t.loops[fd%len(t.loops)], fd: fd}
+	s := &session{sessionKey: key, table: t, loop: t.loops[fd%len(t.loops)], fd: fd, ipv6: to.Is6()}
 	if t.peers {
 		s.peers = make(map[netip.Addr]int)
 	}
@@ -297,6 +303,17 @@ func (t *flowTable) revoke() {
 	defer t.mu.Unlock()
 	for key, f := range t.flows {
 		if !t.egress.policy.AllowsStill(t.proto, key.remote) {
+			t.end(f)
+		}
+	}
+}
+
+// endTo ends the flows to an address.
+func (t *flowTable) endTo(remote netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, f := range t.flows {
+		if key.remote == remote {
 			t.end(f)
 		}
 	}

@@ -199,6 +199,15 @@ func (l *loop) revoke(e *egress) {
 	}
 }
 
+// cut resets the connections that take a lead.
+func (l *loop) cut(d *lead) {
+	for _, w := range l.all() {
+		if r, ok := w.(*relay); ok && r.lead == d {
+			r.cut()
+		}
+	}
+}
+
 // receiveBuffers returns the room for datagrams. Only run may use it.
 func (l *loop) receiveBuffers() *linux.Batch {
 	if l.datagrams == nil {

@@ -40,6 +40,9 @@ type relay struct {
 	// is for it.
 	outbound bool
 
+	// lead is what an outbound one takes; nil for none.
+	lead *lead
+
 	// over, where not nil, is called when both sides are closed.
 	over func()
 
@@ -77,10 +80,14 @@ const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.Event
 const cutEvent waiter.EventMask = 1 << 63
 
 // startRelay joins the endpoint of a connection that the namespace opened and a
-// socket, both of which the relay owns from here on, also when there is an error.
-func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) error {
+// socket, both of which the relay owns from here on, also when there is an error. So
+// it does the connection's place in a lead.
+func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int, d *lead) error {
 	r := newRelay(l, ep, queue, fd)
 	r.outbound = true
+	if d != nil {
+		r.lead, r.over = d, d.leave
+	}
 	return r.start()
 }
 

@@ -17,6 +17,7 @@ type session struct {
 	loop  *loop
 	mac   macAddr
 	fd    int
+	ipv6  bool // of the socket
 	flows int
 	peers map[netip.Addr]int // flows of each remote address; nil where the table does not ask
 
@@ -102,7 +103,7 @@ func (s *session) send(d *datagram, to netip.AddrPort) {
 	s.table.dropped.Add(1)
 	var e icmpError
 	var ok bool
-	ipv6 := to.Addr().Is6()
+	ipv6 := d.dst.Addr().Is6()
 	if errno == unix.EMSGSIZE {
 		// The path's MTU is in the error queue.
 		s.readNotices()
@@ -122,7 +123,7 @@ func (s *session) setPath(p path) bool {
 	if s.path == p {
 		return true
 	}
-	if err := linux.SetPath(s.fd, s.guest.Addr().Is6(), p.ttl, p.whole); err != nil {
+	if err := linux.SetPath(s.fd, s.ipv6, p.ttl, p.whole); err != nil {
 		return false
 	}
 	s.path = p
@@ -172,6 +173,19 @@ func sendDatagram(fd int, payload []byte, to netip.AddrPort, segment uint16) uni
 	return linux.SendToNonblock(fd, iovs[:], to, segment)
 }
 
+// known is the address under which the namespace knows one of the host's side. It
+// is the zero value for one that a lead does not lead to.
+func (s *session) known(from netip.AddrPort) netip.AddrPort {
+	switch {
+	case s.lead == nil:
+		return s.table.egress.source(from)
+	case from == s.lead.to:
+		return s.lead.at
+	default:
+		return netip.AddrPort{}
+	}
+}
+
 // fairNotices is how many entries of a session's error queue are read before the
 // others of the loop get their turn.
 const fairNotices = 64
@@ -202,7 +216,7 @@ func (s *session) readNotices() {
 // notice tells the namespace of one.
 func (s *session) notice(n *linux.Notice, payload []byte) {
 	t := s.table
-	remote := t.egress.source(netip.AddrPortFrom(n.Peer.Addr, n.Peer.Port))
+	remote := s.known(netip.AddrPortFrom(n.Peer.Addr, n.Peer.Port))
 	t.mu.Lock()
 	f := t.flows[flowKey{s.guest, remote}]
 	mac := s.mac
@@ -211,7 +225,9 @@ func (s *session) notice(n *linux.Notice, payload []byte) {
 		return
 	}
 	var from netip.Addr
-	if n.Offender.IsValid() {
+	if s.lead != nil {
+		n.ICMP = false // the namespace's way ends at the gateway
+	} else if n.Offender.IsValid() {
 		from = t.egress.source(netip.AddrPortFrom(n.Offender, 0)).Addr()
 	}
 	if e, ok := passedOn(n, from, remote.Addr().Is6()); ok {

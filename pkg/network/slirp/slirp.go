@@ -120,6 +120,7 @@ type Network struct {
 	plan         network.Plan
 	subnets      [2]subnet // IPv4 and IPv6
 	hostLoopback HostLoopback
+	leads        leads
 	filtering    Filtering
 	source       *upstreamSource
 	policy       *policy.Filter

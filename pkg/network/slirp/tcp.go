@@ -194,7 +194,7 @@ func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 		}
 		return
 	}
-	fd, l, err := t.connect(d, asked)
+	fd, l, via, err := t.connect(d, asked)
 	t.answers(d)
 	if err != nil {
 		req.Complete(t.refuse(d, id, err))
@@ -204,13 +204,17 @@ func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 	if ep == nil {
 		l.forget(fd)
 		resetAndClose(fd)
+		via.leave()
 		return
 	}
 	// On an error, which is that the engine stops, both ends are closed.
-	_ = startRelay(l, ep, queue, fd)
+	_ = startRelay(l, ep, queue, fd, via)
 	// Another policy may have come since the egress was asked.
 	if !t.egress.policy.AllowsStill(policy.TCP, asked) {
 		l.revoke(t.egress)
+	}
+	if via.wasCut() {
+		l.cut(via)
 	}
 }
 
@@ -226,6 +230,17 @@ func (t *tcpForwarder) revoke() {
 	defer t.mu.Unlock()
 	for id, d := range t.dials {
 		if !t.egress.policy.AllowsStill(policy.TCP, askedFor(id)) {
+			d.cancel()
+		}
+	}
+}
+
+// giveUp gives up the dials towards an address, as revoke does.
+func (t *tcpForwarder) giveUp(asked netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, d := range t.dials {
+		if askedFor(id) == asked {
 			d.cancel()
 		}
 	}
@@ -258,13 +273,20 @@ func configureEndpoint(ep tcpip.Endpoint) {
 	ep.SocketOptions().SetDelayOption(false)
 }
 
-// connect dials the host's side of a connection that was asked for.
-func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, error) {
-	to, ruling := t.egress.destination(policy.TCP, asked)
+// connect dials the host's side of a connection that was asked for, which has a
+// place in the lead that is returned.
+func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, *lead, error) {
+	w, ruling := t.egress.destination(policy.TCP, asked)
 	if ruling != letOut {
-		return -1, nil, unix.ECONNREFUSED
+		return -1, nil, nil, unix.ECONNREFUSED
 	}
-	return t.dialHost(d, to, dialTimeout)
+	fd, l, err := t.dialHost(d, w, dialTimeout)
+	if err == nil && !w.lead.enter() {
+		l.forget(fd)
+		resetAndClose(fd)
+		err = unix.ECONNREFUSED
+	}
+	return fd, l, w.lead, err
 }
 
 // shakeHands completes the namespace's handshake, and request with it. It returns
@@ -288,19 +310,22 @@ func (t *tcpForwarder) shakeHands(req *tcp.ForwarderRequest, d *dial) (tcpip.End
 	return ep, queue
 }
 
-// dialHost connects a new socket to an address of the host's side. The socket is
+// dialHost connects a new socket by a way of the host's side. The socket is
 // watched by the loop that is returned with it.
-func (t *tcpForwarder) dialHost(d *dial, to netip.AddrPort, timeout time.Duration) (int, *loop, error) {
-	fd, err := newStreamSocket(to.Addr())
+func (t *tcpForwarder) dialHost(d *dial, w way, timeout time.Duration) (int, *loop, error) {
+	fd, err := newStreamSocket(w.to.Addr())
 	if err != nil {
 		return -1, nil, err
 	}
-	if err := t.egress.out.apply(fd, to.Addr()); err != nil {
+	if w.lead == nil {
+		err = t.egress.out.apply(fd, w.to.Addr())
+	}
+	if err != nil {
 		linux.Close(fd)
 		return -1, nil, err
 	}
 	l := t.loops[fd%len(t.loops)]
-	if err := d.connect(l, fd, to, timeout); err != nil {
+	if err := d.connect(l, fd, w.to, timeout); err != nil {
 		l.forget(fd)
 		linux.Close(fd)
 		return -1, nil, err

@@ -147,9 +147,9 @@ func (u *udpRelay) send(d *datagram) bool {
 func (u *udpRelay) flush() { u.run.flush() }
 
 // socket implements carrier.
-func (u *udpRelay) socket(guest netip.AddrPort) (int, error) {
+func (u *udpRelay) socket(to netip.Addr) (int, error) {
 	domain := unix.AF_INET6
-	if guest.Addr().Is4() {
+	if to.Is4() {
 		domain = unix.AF_INET
 	}
 	return linux.Socket(domain, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
@@ -165,16 +165,19 @@ func (u *udpRelay) short(remote netip.AddrPort) bool {
 
 // reply implements carrier.
 func (u *udpRelay) reply(s *session, from netip.AddrPort, payload []byte, ttl uint8) {
-	remote := u.egress.source(from)
+	remote := s.known(from)
 	if mac, ok := u.answered(s, remote, u.passes); ok {
 		u.writer.forward(mac, remote, s.guest, payload, hop(ttl))
 	}
 }
 
 // accepts says whether a session takes what comes from an address that it has no
-// flow with. Where nothing may be sent to, nothing comes from either. The caller
-// holds the table's lock.
+// flow with. Where nothing may be sent to, nothing comes from either, and what a lead
+// leads to answers only those who have taken it. The caller holds the table's lock.
 func (u *udpRelay) accepts(s *session, remote netip.AddrPort) bool {
+	if s.lead != nil {
+		return false
+	}
 	switch u.filtering {
 	case FilterAddressAndPort:
 		return false
@@ -183,8 +186,8 @@ func (u *udpRelay) accepts(s *session, remote netip.AddrPort) bool {
 			return false
 		}
 	}
-	_, ruling := u.egress.destination(policy.UDP, remote)
-	return ruling == letOut
+	w, ruling := u.egress.destination(policy.UDP, remote)
+	return ruling == letOut && w.lead == nil
 }
 
 // quote implements carrier.
