@@ -62,6 +62,10 @@ type Options struct {
 	// itself. Nil opens none: every service sees its own loopback's address.
 	Opener port.Opener
 
+	// Gateway has reverse forwards at the addresses of the network's gateway. Nil
+	// refuses them, as all that the namespace does not have.
+	Gateway port.Gateway
+
 	// Logger gets what goes wrong with single connections, at most one line in
 	// ten seconds for each kind. Nil logs nothing.
 	Logger *slog.Logger
@@ -160,6 +164,7 @@ type forward struct {
 	status    port.Status
 	listeners []*listener
 	sockets   []*hostSocket
+	lead      port.Lead // instead of both, at the gateway; else nil
 
 	// The flows of all sockets, which belong to the exchange's loop.
 	flows int
@@ -304,7 +309,7 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 		return nil, err
 	}
 	defer end()
-	bounds, err := binder{ctx, d.opts.Sockets, d.keepAlive}.bindAll(specs, d.List)
+	bounds, err := binder{ctx, d.opts.Sockets, d.opts.Gateway, d.keepAlive}.bindAll(specs, d.List)
 	if err != nil {
 		return nil, err
 	}
@@ -331,6 +336,7 @@ func (d *Driver) newForward(b bound) *forward {
 	d.lastID++
 	fw := &forward{
 		status: port.Status{ID: d.lastID, Spec: b.spec},
+		lead:   b.lead,
 		ages:   newFlowAges(ofForward),
 	}
 	d.mu.Unlock()
@@ -444,6 +450,9 @@ func (d *Driver) List() []port.Status {
 // wane returns what is closed when the connections of a forward without
 // listeners are over; nil when they are.
 func (fw *forward) wane() <-chan struct{} {
+	if fw.lead != nil {
+		return fw.lead.Stop()
+	}
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
 	if len(fw.conns) == 0 {
@@ -465,6 +474,9 @@ func (fw *forward) forget(c *conn) {
 
 // cut resets all connections of the forward.
 func (fw *forward) cut() {
+	if fw.lead != nil {
+		fw.lead.Cut()
+	}
 	fw.mu.Lock()
 	conns := make([]*conn, 0, len(fw.conns))
 	for c := range fw.conns {

@@ -34,6 +34,7 @@ const (
 type bound struct {
 	spec    port.Spec
 	sockets []boundSocket
+	lead    port.Lead // nil where there are sockets
 }
 
 type boundSocket struct {
@@ -44,6 +45,9 @@ type boundSocket struct {
 func (b bound) close() {
 	for _, s := range b.sockets {
 		unix.Close(s.fd)
+	}
+	if b.lead != nil {
+		b.lead.Cut()
 	}
 }
 
@@ -94,6 +98,10 @@ func (b binder) bindPort(spec port.Spec, number int) (_ bound, err error) {
 		}
 	}()
 	for _, addr := range spec.Listens() {
+		if b.atGateway(spec, addr) {
+			done.lead, err = b.gateway.Lead(spec.Transport(), netip.AddrPortFrom(addr, uint16(number)), spec.Target(familyOf(addr)))
+			return done, err // which has nothing where there is an error
+		}
 		fd, err := b.open(spec, netip.AddrPortFrom(addr, uint16(number)))
 		if err != nil && len(done.sockets) > 0 && noIPv6(err) {
 			continue
@@ -142,7 +150,11 @@ func explain(spec port.Spec, err error, taken []port.Status, earlier []port.Spec
 	case errors.Is(err, unix.EACCES) && !spec.Reverse && spec.ParentPort < firstUnprivileged():
 		return fmt.Errorf("%s: %w: %s", listen, err, privilegedRemedy(spec.ParentPort))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %w: the %s does not have the address %s", listen, err, side, spec.ListenIP())
+		text := fmt.Sprintf("the %s does not have the address %s", side, spec.ListenIP())
+		if spec.Reverse {
+			text += ", nor a gateway that has it"
+		}
+		return fmt.Errorf("%s: %w: %s", listen, err, text)
 	case errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%s: %w: the %s does not have IPv6", listen, err, side)
 	default:

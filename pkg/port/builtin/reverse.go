@@ -20,11 +20,15 @@ import (
 //
 // The kernel lets this process bind the namespace's ports, privileged ones too: its
 // user is the owner of the user namespace that they belong to (user_namespaces(7)).
+//
+// The gateway's addresses are not the namespace's, so there a reverse forward has no
+// socket: the network leads its port to the host (port.Lead).
 
 // binder binds the sockets of specs, on the side where each listens.
 type binder struct {
 	ctx       context.Context // of the one who wants them
 	sockets   port.Sockets
+	gateway   port.Gateway // may be nil
 	keepAlive linux.KeepAlive
 }
 
@@ -52,6 +56,11 @@ func (b binder) open(spec port.Spec, at netip.AddrPort) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// atGateway says whether a spec's address is the gateway's.
+func (b binder) atGateway(spec port.Spec, addr netip.Addr) bool {
+	return spec.Reverse && b.gateway != nil && b.gateway.IsGateway(addr)
 }
 
 // inside gets a socket of the namespace.

@@ -3,8 +3,12 @@ package builtin
 import (
 	"errors"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -106,5 +110,139 @@ func TestAReverseForwardWithoutSocketsIsRefused(t *testing.T) {
 	_, err := d.Add(t.Context(), reversed(t, "80:81/tcp"))
 	if !errors.Is(err, unix.EMFILE) || len(d.List()) != 0 {
 		t.Errorf("got %v, and %d forwards", err, len(d.List()))
+	}
+}
+
+// gate is a port.Gateway, whose addresses are those of a host elsewhere.
+type gate struct {
+	mu    sync.Mutex // guards what is below
+	leads map[string]*gateLead
+}
+
+type gateLead struct {
+	*gate
+	key  string
+	over chan struct{} // of its connections; nil where it has none
+	cut  bool
+}
+
+func (g *gate) IsGateway(addr netip.Addr) bool { return addr == netip.MustParseAddr(gatewayIP) }
+
+func (g *gate) Lead(transport string, at, to netip.AddrPort) (port.Lead, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := transport + " " + at.String()
+	if g.leads[key] != nil {
+		return nil, unix.EADDRINUSE
+	}
+	if g.leads == nil {
+		g.leads = map[string]*gateLead{}
+	}
+	g.leads[key] = &gateLead{gate: g, key: key + " to " + to.String()}
+	return g.leads[key], nil
+}
+
+func (l *gateLead) Stop() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, other := range l.leads {
+		if other == l {
+			delete(l.leads, key)
+		}
+	}
+	return l.over
+}
+
+func (l *gateLead) Cut() {
+	l.Stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over != nil && !l.cut {
+		close(l.over)
+	}
+	l.cut = true
+}
+
+// has says which leads there are.
+func (g *gate) has() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var all []string
+	for _, l := range g.leads {
+		all = append(all, l.key)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// gatewayIP is an address that nobody has.
+const gatewayIP = "198.51.100.2"
+
+func TestReverseForwardsAtTheGatewayAreLeads(t *testing.T) {
+	g := &gate{}
+	t.Cleanup(func() { // after the driver's end
+		if got := g.has(); got != nil {
+			t.Errorf("after Run there are %q", got)
+		}
+	})
+	d := start(t, Options{Sockets: &home{}, Gateway: g})
+	first, err := d.Add(t.Context(), reversed(t, "127.0.0.1:80:198.51.100.2:81/tcp", "[::1]:82:198.51.100.2:81/udp4", "83:198.51.100.2:84/udp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"tcp 198.51.100.2:81 to 127.0.0.1:80",
+		"udp 198.51.100.2:81 to [::1]:82",
+		"udp 198.51.100.2:84 to 127.0.0.1:83",
+	}
+	if got := g.has(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if list := d.List(); len(list) != 3 || list[1].Spec != reversed(t, "[::1]:82:198.51.100.2:81/udp4")[0] || list[1].SourceIP != "" {
+		t.Errorf("listed as %v", list)
+	}
+	_, err = d.Add(t.Context(), reversed(t, "85:198.51.100.2:85/tcp", "90:198.51.100.2:81/tcp"))
+	if !errors.Is(err, port.ErrConflict) || !strings.HasSuffix(err.Error(), "bind: address already in use by forward 1 (reverse 127.0.0.1:80:198.51.100.2:81/tcp)") {
+		t.Errorf("at a port that is taken: %v", err)
+	}
+	if got := g.has(); !slices.Equal(got, want) {
+		t.Errorf("after a failure %q, want %q", got, want)
+	}
+	if _, err := d.Add(t.Context(), specs(t, "198.51.100.2:81:80/tcp")); err == nil {
+		t.Error("a forward that is not reversed has the gateway's address")
+	}
+
+	// Its connections go on for as long as drain says, or at most until Run ends.
+	g.mu.Lock()
+	drained := g.leads["tcp 198.51.100.2:81"]
+	drained.over = make(chan struct{})
+	g.mu.Unlock()
+	if err := d.Remove(t.Context(), ids(first[1:]), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Remove(t.Context(), ids(first[:1]), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.has(); got != nil {
+		t.Errorf("after Remove there are %q", got)
+	}
+	if g.mu.Lock(); drained.cut {
+		t.Error("its connections were cut at once")
+	}
+	g.mu.Unlock()
+	again, err := d.Add(t.Context(), reversed(t, "127.0.0.1:80:198.51.100.2:81/tcp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.mu.Lock()
+	cut := g.leads["tcp 198.51.100.2:81"]
+	cut.over = make(chan struct{})
+	g.mu.Unlock()
+	if err := d.Remove(t.Context(), ids(again), 0); err != nil {
+		t.Fatal(err)
+	}
+	<-cut.over
+	if _, err := d.Add(t.Context(), reversed(t, "127.0.0.1:80:198.51.100.2:81/tcp")); err != nil {
+		t.Fatal(err)
 	}
 }

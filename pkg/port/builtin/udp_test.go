@@ -219,7 +219,7 @@ func TestUDPSteadyStateAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.loop.close()
-	bounds, err := binder{t.Context(), d.opts.Sockets, d.keepAlive}.bindAll(specs(t, "127.0.0.1:0:1/udp4"), nil)
+	bounds, err := binder{t.Context(), d.opts.Sockets, nil, d.keepAlive}.bindAll(specs(t, "127.0.0.1:0:1/udp4"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
