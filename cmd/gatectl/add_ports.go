@@ -28,6 +28,8 @@ func addPortsCommand(p persona.Persona) *cli.Command {
 			"gatectl add-ports 127.0.0.1:8080:80/tcp 8000-8009:8000-8009/udp\n\n" +
 			"With --reverse, the namespace reaches the host's 127.0.0.1:5432 by its own:\n\n" +
 			"gatectl add-ports --reverse 127.0.0.1:5432:5432/tcp\n\n" +
+			"and with --net=slirp by the gateway's address, which containers inside reach as well:\n\n" +
+			"gatectl add-ports --reverse 127.0.0.1:5432:10.0.2.2:5432/tcp\n\n" +
 			"auto publishes on 127.0.0.1 what starts to listen inside, and takes it back when it stops.",
 		Action: addPorts,
 	}

@@ -266,6 +266,7 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	if preserve {
 		opener, _ = o.Network.(port.Opener) // of the drivers, slirp is one
 	}
+	gateway, _ := o.Network.(port.Gateway)
 	driver, _ := persona.PortDriver(c.String("port-driver"))
 	if driver == "" {
 		driver = "none"
@@ -276,7 +277,7 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	switch driver {
 	case "builtin":
 		o.Ports = func(s port.Sockets) port.Driver {
-			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Logger: o.Logger})
+			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Gateway: gateway, Logger: o.Logger})
 		}
 	case "none":
 	default:
