@@ -193,3 +193,13 @@ func TestContainersOfContainerd(t *testing.T) {
 		})
 	}
 }
+
+func TestTheSessionOfTheNerdctlDocument(t *testing.T) {
+	c := startContainerd(t, "auto")
+	c.load(t)
+	c.ctl(t, "ctr", "images", "tag", "localhost/base:latest", "docker.io/library/busybox:latest") // which people get from a registry
+	c.ctl(t, "ctr", "images", "rm", "localhost/base:latest")
+	runExamples(t, c.Host, "../docs/nerdctl.md", 5, c.Host.Command("bash", "-s"))
+	c.Signal(signalTerm)
+	c.Wait(t)
+}
