@@ -21,6 +21,7 @@
 //	containerd_test.go  containerd by nerdctl's calls, and its containers
 //	engines_test.go     BuildKit's, usernetes' and dind-rootless' command lines, with a stand-in
 //	podman_test.go      rootless Podman beside a gate
+//	nodes_test.go       two gates on two machines, an overlay between them
 //	gatectl_*_test.go   what gatectl prints, finds and joins
 //	api_*_test.go       the API against its document
 package test
