@@ -20,8 +20,8 @@
 //	docker_*_test.go    Docker on our rootlesskit: ports, clients, names, restarts, its document
 //	containerd_test.go  containerd by nerdctl's calls, and its containers
 //	engines_test.go     BuildKit's, usernetes' and dind-rootless' command lines, with a stand-in
-//	podman_test.go      rootless Podman beside a gate
 //	nodes_test.go       two gates on two machines, an overlay between them
+//	podman_*_test.go    Podman in a gate, and beside one
 //	gatectl_*_test.go   what gatectl prints, finds and joins
 //	api_*_test.go       the API against its document
 package test
