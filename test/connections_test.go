@@ -62,6 +62,7 @@ func localOf(conn net.Conn) netip.AddrPort { return netip.MustParseAddrPort(conn
 
 func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 	s := newSite(t)
+	s.allowPings(t)
 	s.both(t, func(t *testing.T, outside, host netip.Addr) {
 		loopback, child := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.0.2.100")
 		if outside.Is6() {
@@ -75,7 +76,7 @@ func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 		g.serve(t, "tcp", web.String())
 		g.serve(t, "udp", echo.String())
 
-		// Two flows that the namespace begins.
+		// Three flows that the namespace begins.
 		stream := serveTCP(t, s.outside, at(outside, 0), echoTCP)
 		talk := g.in("socat", "-t60", "-", "TCP:"+stream.String())
 		stdin, say := newPipe(t)
@@ -89,6 +90,8 @@ func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 		greeting := g.in("probe", "greet", datagrams.String())
 		greeting.Stdin, _ = newPipe(t)
 		awaitLine(t, s.Start(t, greeting), "heard (hello)\n")
+
+		g.run(t, "ping", "-n", "-c1", outside.String())
 
 		// A client on the host, and two outside, who are seen as they are.
 		far, err := dialTCP(t, s.outside, at(host, 8080))
@@ -110,6 +113,7 @@ func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 		}
 
 		want := []api.Connection{
+			flowOf("icmp", "outbound", netip.AddrPortFrom(child, chosen), netip.AddrPortFrom(outside, 0)),
 			carried(flowOf("tcp", "outbound", netip.AddrPortFrom(child, chosen), stream), uint64(len("hello\n"))),
 			flowOf("udp", "outbound", netip.AddrPortFrom(child, chosen), datagrams),
 			carried(ofForward(flowOf("tcp", "forward", web, localOf(far)), 1, "preserve"), 1),
@@ -123,7 +127,7 @@ func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 				t.Errorf("connections as %s sees them (-want +got):\n%s", who, diff)
 			}
 		}
-		if rows := table(g.ctlOutput(t, "connections")); len(rows) != 6 || rows[3][5] != "preserve" || rows[4][5] != "off" {
+		if rows := table(g.ctlOutput(t, "connections")); len(rows) != 7 || rows[4][5] != "preserve" || rows[5][5] != "off" {
 			t.Errorf("gatectl connections prints %q", rows)
 		}
 		if r := s.Run(t, g.in(append([]string{"setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"}, ctl...)...)); r.Code != 1 || r.Stdout != "" {
