@@ -17,6 +17,9 @@ import (
 // is at work or spins, for maxHeldRounds at most, and goes before the loop sleeps.
 // Those that a sender may be waiting for are not held: of segments larger than
 // smallFrame, and those that say more than how far the stream has come.
+//
+// As all segments of the stack pass here, it is here as well that the answers to the
+// namespace's keepalive probes are seen (keepalive.go).
 type heldACKs struct {
 	write func(*stack.PacketBuffer) error
 	due   []*stack.PacketBuffer // flush's own
@@ -63,7 +66,10 @@ func (h *heldACKs) came(size int) {
 
 // pass gives a packet of the stack to write, now or later.
 func (h *heldACKs) pass(pkt *stack.PacketBuffer) error {
-	before, hold := h.judge(pkt)
+	before, hold, again := h.judge(pkt)
+	if again {
+		speaker(pkt).NotifyEvent(probeEvent)
+	}
 	if before != nil {
 		_ = h.write(before) // what is lost is counted there
 		before.DecRef()
@@ -74,18 +80,23 @@ func (h *heldACKs) pass(pkt *stack.PacketBuffer) error {
 	return h.write(pkt)
 }
 
-// judge says whether a packet is held, and which one of the same connection goes
-// before it.
-func (h *heldACKs) judge(pkt *stack.PacketBuffer) (before *stack.PacketBuffer, hold bool) {
+// judge says whether a packet is held, which one of the same connection goes
+// before it, and whether it says again, for a relay, what that has said (spoken).
+func (h *heldACKs) judge(pkt *stack.PacketBuffer) (before *stack.PacketBuffer, hold, again bool) {
 	tcp := header.TCP(pkt.TransportHeader().Slice())
 	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || len(tcp) < header.TCPMinimumSize {
-		return nil, false
+		return nil, false, false
 	}
 	c := connection{pkt.EgressRoute.LocalAddress, pkt.EgressRoute.RemoteAddress, tcp.SourcePort(), tcp.DestinationPort()}
 	flags := tcp.Flags()
-	plain := flags == header.TCPFlagAck && len(tcp) <= plainACK && pkt.Data().Size() == 0
+	size := pkt.Data().Size()
+	plain := flags == header.TCPFlagAck && len(tcp) <= plainACK && size == 0
+	r := speaker(pkt)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if r != nil {
+		again = r.spoken.says(tcp, size, plain)
+	}
 	if held := h.packets[c]; held != nil {
 		delete(h.packets, c)
 		// The same again may be a second that counts (RFC 5681, 2), or tell of room.
@@ -99,7 +110,7 @@ func (h *heldACKs) judge(pkt *stack.PacketBuffer) (before *stack.PacketBuffer, h
 	if hold {
 		h.packets[c] = pkt.IncRef()
 	}
-	return before, hold
+	return before, hold, again
 }
 
 // acknowledged is how far a packet acknowledges.

@@ -123,7 +123,8 @@ func (d *dial) connect(l *loop, fd int, to netip.AddrPort, timeout time.Duration
 }
 
 // keepAlive is for the namespace's side of a connection, and Linux's default. The
-// host's side has what the host is set to.
+// host's side has what the host is set to, until the namespace probes more often
+// (keepalive.go).
 var keepAlive = linux.KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
 
 // newStreamSocket makes a TCP socket for an address.

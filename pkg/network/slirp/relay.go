@@ -48,9 +48,10 @@ type relay struct {
 
 	since time.Time // when both ends were connected
 
-	// events are those of the endpoint that wait for the loop, and our own. It is
-	// the only part that others than the loop's goroutine use.
+	// events are those of the endpoint that wait for the loop, and our own. With
+	// spoken it is the only part that others than the loop's goroutine use.
 	events atomic.Uint64
+	spoken spoken
 
 	toHostDone, toGuestDone bool // the end of the stream was passed on
 	closed                  bool
@@ -65,6 +66,9 @@ type relay struct {
 	hostEnded bool
 	// deaf says that the loop does not wait for the socket to be readable.
 	deaf bool
+
+	// probed is when the namespace last probed us.
+	probed time.Time
 }
 
 // fairShare is how many bytes of one flow are moved before the others of the
@@ -76,20 +80,11 @@ const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
-// cutEvent is an event of our own, besides the stack's: the relay is to be reset.
-const cutEvent waiter.EventMask = 1 << 63
-
-// startRelay joins the endpoint of a connection that the namespace opened and a
-// socket, both of which the relay owns from here on, also when there is an error. So
-// it does the connection's place in a lead.
-func startRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int, d *lead) error {
-	r := newRelay(l, ep, queue, fd)
-	r.outbound = true
-	if d != nil {
-		r.lead, r.over = d, d.leave
-	}
-	return r.start()
-}
+// Events of our own, besides the stack's.
+const (
+	cutEvent   waiter.EventMask = 1 << 63 // the relay is to be reset
+	probeEvent waiter.EventMask = 1 << 62 // the namespace may have sent a probe
+)
 
 // newRelay returns a relay that owns nothing until start.
 func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
@@ -98,13 +93,15 @@ func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
 	return r
 }
 
-// start gives the relay to its loop. Both ends are closed when there is an error.
+// start gives the relay to its loop. It owns both ends from here on, and closes
+// them when there is an error.
 func (r *relay) start() error {
 	// Events from before the registrations are lost, so the first are made up. They
 	// also keep the relay out of the queue until the loop has it.
 	r.events.Store(uint64(guestEvents))
 	r.entry.Init(r, guestEvents)
 	r.queue.EventRegister(&r.entry)
+	r.own()
 	if err := r.loop.watch(r.fd, hostEvents, r); err != nil {
 		r.close(true)
 		return err
@@ -135,11 +132,14 @@ func (r *relay) guestEvent() {
 		r.close(true)
 		return
 	}
-	if mask&^waiter.WritableEvents != 0 {
+	if mask&^(waiter.WritableEvents|probeEvent) != 0 {
 		r.pumpToHost()
 	}
-	if mask&^waiter.ReadableEvents != 0 {
+	if mask&^(waiter.ReadableEvents|probeEvent) != 0 {
 		r.pumpToGuest()
+	}
+	if mask&probeEvent != 0 && !r.closed {
+		r.carryProbe()
 	}
 }
 
@@ -211,15 +211,6 @@ const halfOpenIdle = time.Minute
 func (r *relay) probeGuest() {
 	idle := tcpip.KeepaliveIdleOption(r.loop.halfOpen)
 	_ = r.ep.SetSockOpt(&idle) // the value is in range
-}
-
-// probeHost has the peer on the host's side probed.
-func (r *relay) probeHost() {
-	seconds := int(max(time.Second, r.loop.halfOpen) / time.Second)
-	// They fail on no TCP socket. Linux counts from a probe by the interval, also
-	// when it was answered.
-	_ = unix.SetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
-	_ = unix.SetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
 }
 
 // pumpToHost moves what the endpoint has received into the socket.
@@ -321,7 +312,7 @@ func (r *relay) endToGuest() {
 		r.close(false)
 		return
 	}
-	r.probeHost()
+	r.probeHost(r.loop.halfOpen)
 }
 
 // listenToHost says whether the loop wants to know of what the socket has

@@ -207,8 +207,13 @@ func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
 		via.leave()
 		return
 	}
-	// On an error, which is that the engine stops, both ends are closed.
-	_ = startRelay(l, ep, queue, fd, via)
+	r := newRelay(l, ep, queue, fd)
+	r.outbound = true
+	r.spoken.ack = header.TCP(d.head[:]).SequenceNumber() + 1 // of the SYN
+	if via != nil {
+		r.lead, r.over = via, via.leave
+	}
+	_ = r.start() // on an error, which is that the engine stops, both ends are closed
 	// Another policy may have come since the egress was asked.
 	if !t.egress.policy.AllowsStill(policy.TCP, asked) {
 		l.revoke(t.egress)
