@@ -208,7 +208,7 @@ func TestReverseForwardsAtTheGatewayAreLeads(t *testing.T) {
 	if got := g.has(); !slices.Equal(got, want) {
 		t.Errorf("after a failure %q, want %q", got, want)
 	}
-	if _, err := d.Add(t.Context(), specs(t, "198.51.100.2:81:80/tcp")); err == nil {
+	if _, err := d.Add(t.Context(), specs(t, "198.51.100.2:99:80/tcp")); err == nil {
 		t.Error("a forward that is not reversed has the gateway's address")
 	}
 
