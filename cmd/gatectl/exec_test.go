@@ -306,6 +306,12 @@ func TestTheProgramDiesWithGatectl(t *testing.T) {
 			if len(children) != 1 {
 				t.Fatalf("gatectl has the children %v, want one", children)
 			}
+			t.Cleanup(func() {
+				if t.Failed() {
+					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", children[0]))
+					t.Logf("the program:\n%s", status)
+				}
+			})
 			r.cmd.Process.Kill()
 			testenv.Until(t, "the program to die", func() bool { return !testenv.Alive(children[0]) })
 		})

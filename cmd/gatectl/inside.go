@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 
 	"github.com/gatekit/gatekit/internal/linux"
@@ -13,6 +14,14 @@ import (
 // insideName is the zeroth argument by which gatectl knows that exec has
 // executed it inside a gate.
 const insideName = "gatectl-inside"
+
+// The program is to die with gatectl. The parent-death signal is the main thread's
+// (prctl(2), PR_SET_PDEATHSIG), and an execve of another thread loses it.
+func init() {
+	if os.Args[0] == insideName {
+		runtime.LockOSThread()
+	}
+}
 
 // inside finds the program and becomes it. It returns the exit code if it
 // cannot.
