@@ -17,6 +17,10 @@ const (
 	// warmUp is how many are opened and closed beforehand.
 	warmUp = 10
 
+	// settle is how long a gate is left alone before its descriptors and memory are
+	// read: gatekit watches the host's files after its first second only.
+	settle = 2 * time.Second
+
 	// backLimit is how long a gate may take to give all back.
 	backLimit = 10 * time.Second
 
@@ -68,6 +72,11 @@ func (h hold) measure(ctx context.Context, l link) error {
 	}
 	if err := l.client.Release(ctx); err != nil {
 		return err
+	}
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	before, err := l.gate.usage()
 	if err != nil {
