@@ -77,8 +77,11 @@ func TestWhatKeepsLXCsHelperFromItsWorkIsNamed(t *testing.T) {
 		try(t, 1, []string{"lxc-user-nic", "/etc/lxc/lxc-usernet", "veth br0"}, onBridge("true")...)
 	})
 	t.Run("no helper", func(t *testing.T) {
+		s.root(t, "cp -p /usr/libexec/lxc/lxc-user-nic /srv/nic")
 		s.Hide(t, "/usr/libexec/lxc/lxc-user-nic")
 		try(t, 1, []string{"lxc-user-nic is not installed", "liblxc-common"}, onBridge("true")...)
+		try(t, 1, []string{"/srv/nic: ", "/etc/lxc/lxc-usernet"}, onBridge("--lxc-user-nic-binary=/srv/nic", "true")...)
+		try(t, 1, []string{"/srv/none", "no such file"}, onBridge("--lxc-user-nic-binary=/srv/none", "true")...)
 	})
 	for name, args := range map[string][]string{
 		"with a card":            onBridge("--hostnic-interface=eth1", "true"),

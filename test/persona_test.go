@@ -137,6 +137,7 @@ func TestFlagsForHelpersMeanWhatIsBuiltIn(t *testing.T) {
 		for _, flags := range []string{
 			"--net=slirp4netns --slirp4netns-binary=nowhere --slirp4netns-sandbox=auto --slirp4netns-seccomp=auto --port-driver=slirp4netns",
 			"--net=pasta --pasta-binary=nowhere --port-driver=implicit",
+			"--net=pasta --pesto-binary=nowhere --port-driver=pesto",
 			"--net=vpnkit --vpnkit-binary=nowhere --port-driver=builtin",
 			"--net=gvisor-tap-vsock --port-driver=gvisor-tap-vsock",
 			"--net=gvisor-tap-vsock --port-driver=gvisortapvsock",

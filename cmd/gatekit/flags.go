@@ -113,6 +113,7 @@ func hostnicFlags() []cli.Flag {
 		&cli.StringFlag{Category: inNetwork, Name: "hostnic-interface", Usage: "with --net=hostnic, the host's card of this `NAME`, lent for this gate alone; by root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"},
 		&cli.StringFlag{Category: inNetwork, Name: "hostnic-mode", Value: "move", Usage: "`HOW` --hostnic-interface is lent: move lends the card itself, macvlan an interface beside it with an address by DHCP; or lxc-user-nic, an interface in --hostnic-bridge with an address by DHCP"},
 		&cli.StringFlag{Category: inNetwork, Name: "hostnic-bridge", Aliases: []string{"lxc-user-nic-bridge"}, Value: hostnic.DefaultBridge, Usage: "with --hostnic-mode=lxc-user-nic, the `NAME` of the host's bridge"},
+		&cli.StringFlag{Category: inNetwork, Name: "lxc-user-nic-binary", Usage: "with --hostnic-mode=lxc-user-nic, the `PATH` of that program (default: where distributions have it)"},
 		&cli.BoolFlag{Category: inNetwork, Name: "hostnic-shared", Usage: "with --hostnic-dir, beside other gates that say so; runs in a PID namespace"},
 	}
 }

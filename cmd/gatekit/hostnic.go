@@ -27,7 +27,7 @@ func newHostnic(c *cli.Context, log *slog.Logger) (network.Driver, error) {
 	case mode == modeBridge && (card != "" || dir != "" || c.Bool("hostnic-shared")):
 		return nil, errors.New("--hostnic-mode=lxc-user-nic takes an interface in --hostnic-bridge, and no card: it cannot go with the other flags of hostnic")
 	case mode == modeBridge:
-		return hostnic.NewBridge(hostnic.BridgeOptions{Bridge: c.String("hostnic-bridge"), Logger: log}), nil
+		return hostnic.NewBridge(hostnic.BridgeOptions{Bridge: c.String("hostnic-bridge"), Helper: c.String("lxc-user-nic-binary"), Logger: log}), nil
 	case mode != hostnic.ModeMove && mode != hostnic.ModeMacvlan:
 		return nil, fmt.Errorf("--hostnic-mode=%s: want move, macvlan or lxc-user-nic", mode)
 	case c.IsSet("hostnic-bridge"):

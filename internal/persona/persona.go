@@ -4,7 +4,7 @@
 // spellings and the output of RootlessKit v3, so that scripts written for that run
 // unchanged. Nothing else in the house asks under which name it runs.
 //
-// Flags that choose one of RootlessKit's helper programs (slirp4netns, pasta,
+// Flags that choose one of RootlessKit's helper programs (slirp4netns, pasta, pesto,
 // VPNKit, gvisor-tap-vsock) are known to both personas, and mean what is built in.
 package persona
 
@@ -114,13 +114,14 @@ func (p Persona) List(values []string) []string {
 	return list
 }
 
-// HelperFlags are flags of RootlessKit about its helpers, and what they were to
-// say there. Their values are ignored.
+// HelperFlags are flags of RootlessKit about helpers that are built in here, and
+// what they were to say there. Their values are ignored.
 var HelperFlags = []struct{ Name, Meaning string }{
 	{"slirp4netns-binary", "path of slirp4netns"},
 	{"slirp4netns-sandbox", "slirp4netns in a mount namespace"},
 	{"slirp4netns-seccomp", "slirp4netns under seccomp"},
 	{"pasta-binary", "path of pasta"},
+	{"pesto-binary", "path of pesto, pasta's port forwarder"},
 	{"vpnkit-binary", "path of VPNKit"},
 }
 
@@ -145,7 +146,7 @@ func (p Persona) Network(value string) (driver string, helper bool) {
 func PortDriver(value string) (driver string, helper bool) {
 	switch value {
 	// RootlessKit's flag has the last two spellings.
-	case "slirp4netns", "implicit", "gvisor-tap-vsock", "gvisortapvsock":
+	case "slirp4netns", "implicit", "pesto", "gvisor-tap-vsock", "gvisortapvsock":
 		return "builtin", true
 	}
 	return value, false

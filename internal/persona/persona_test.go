@@ -83,6 +83,7 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 	for value, want := range map[string]answer{
 		"slirp4netns":      {"builtin", true},
 		"implicit":         {"builtin", true},
+		"pesto":            {"builtin", true},
 		"gvisor-tap-vsock": {"builtin", true},
 		"gvisortapvsock":   {"builtin", true},
 		"builtin":          {"builtin", false},
@@ -97,7 +98,7 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 	for _, f := range HelperFlags {
 		names = append(names, f.Name)
 	}
-	if want := []string{"slirp4netns-binary", "slirp4netns-sandbox", "slirp4netns-seccomp", "pasta-binary", "vpnkit-binary"}; !slices.Equal(names, want) {
+	if want := []string{"slirp4netns-binary", "slirp4netns-sandbox", "slirp4netns-seccomp", "pasta-binary", "pesto-binary", "vpnkit-binary"}; !slices.Equal(names, want) {
 		t.Errorf("flags about helpers: %q, want %q", names, want)
 	}
 }

@@ -32,6 +32,9 @@ type BridgeOptions struct {
 	// Bridge is the host's bridge. Empty is DefaultBridge.
 	Bridge string
 
+	// Helper is the path of lxc-user-nic(1). Empty is where distributions have it.
+	Helper string
+
 	// Logger takes what goes wrong with a lease. Nil discards it.
 	Logger *slog.Logger
 }
@@ -44,7 +47,7 @@ type BridgeOptions struct {
 type Bridge struct {
 	*driver
 	bridge string
-	helper string // of Check
+	helper string // empty until Check, where none was named
 }
 
 // NewBridge returns the driver. Nothing is looked at before Check.
@@ -52,18 +55,15 @@ func NewBridge(o BridgeOptions) *Bridge {
 	if o.Bridge == "" {
 		o.Bridge = DefaultBridge
 	}
-	b := &Bridge{driver: newDriver(o.Logger), bridge: o.Bridge}
+	b := &Bridge{driver: newDriver(o.Logger), bridge: o.Bridge, helper: o.Helper}
 	b.set(&state{DHCP: true, Card: card{Name: "eth0"}})
 	return b
 }
 
 // Check finds the helper, and what would keep it from its work.
 func (b *Bridge) Check() error {
-	for _, pattern := range helperPaths {
-		found, _ := filepath.Glob(pattern) // the patterns are good
-		for _, path := range found {
-			b.helper = path
-		}
+	if b.helper == "" {
+		b.helper = findHelper()
 	}
 	if b.helper == "" {
 		return errors.New("lxc-user-nic is not installed: install it with: sudo apt-get install liblxc-common (Fedora, Alpine, Arch: lxc)")
@@ -79,6 +79,16 @@ func (b *Bridge) Check() error {
 		return fmt.Errorf("there is no bridge called %s on this host: name one with --hostnic-bridge", b.bridge)
 	}
 	return nil
+}
+
+// findHelper is where a distribution has the helper; empty where none has.
+func findHelper() string {
+	for _, pattern := range helperPaths {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 { // the patterns are good
+			return found[0]
+		}
+	}
+	return ""
 }
 
 // Attach has the interface made in the network namespace of the child.
