@@ -102,7 +102,8 @@ type Entry struct {
 	// environment.
 	Args, Env []string
 
-	// Inherit are the program's descriptors from 3 on.
+	// Inherit are the program's descriptors from 0 on. None leaves it the caller's 0
+	// to 2.
 	Inherit []*os.File
 
 	// Outlive lets the program live on when the thread that called Start ends.
@@ -110,8 +111,8 @@ type Entry struct {
 }
 
 // Start starts the program in the namespaces, in the caller's session and
-// process group, with descriptors 0 to 2, those of Inherit, and whatever else is
-// not close-on-exec. If a user namespace is joined, it has user and group 0 there,
+// process group, with the descriptors of Inherit, and whatever else is not
+// close-on-exec. If a user namespace is joined, it has user and group 0 there,
 // where these are mapped, and with them all capabilities.
 //
 // The program is a child of the caller. Without Outlive it gets SIGKILL when the
@@ -288,7 +289,7 @@ func (f *forked) moveUp(inherit []*os.File) error {
 		return nil
 	}
 	above := func(fd uintptr) (uintptr, error) {
-		n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, firstInherited+len(inherit))
+		n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, len(inherit))
 		if err != nil {
 			return 0, os.NewSyscallError("fcntl(F_DUPFD_CLOEXEC)", err)
 		}
@@ -310,9 +311,6 @@ func (f *forked) moveUp(inherit []*os.File) error {
 	}
 	return nil
 }
-
-// firstInherited is the number of the first descriptor of Entry.Inherit.
-const firstInherited = 3
 
 // closeHigh closes the copies of moveUp.
 func (f *forked) closeHigh() {

@@ -94,7 +94,7 @@ func (f *forked) joinFiles() {
 //go:norace
 func (f *forked) place() syscall.Errno {
 	for i := 0; i < len(f.inherit); i++ {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_DUP3, f.inherit[i], uintptr(firstInherited+i), 0); errno != 0 {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_DUP3, f.inherit[i], uintptr(i), 0); errno != 0 {
 			return errno
 		}
 	}

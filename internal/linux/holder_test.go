@@ -100,9 +100,9 @@ func TestEntryJoinsNamespacesByTheirFiles(t *testing.T) {
 	files := []*os.File{open(t, h.Namespace("user")), open(t, h.Namespace("net"))}
 	pid, err := linux.Entry{
 		Files: files, New: unix.CLONE_NEWNS, Dir: "/", Program: program(t, "sh"), Outlive: true,
-		Args:    []string{"sh", "-c", "for n in user net mnt; do readlink /proc/self/ns/$n; done >&3; id -u >&3; cat <&4 >&3"},
+		Args:    []string{"sh", "-c", "for n in user net mnt; do readlink /proc/self/ns/$n; done; id -u; cat; cat <&3"},
 		Env:     os.Environ(),
-		Inherit: []*os.File{w, open(t, "/proc/self/comm")},
+		Inherit: []*os.File{open(t, "/proc/self/comm"), w, os.Stderr, open(t, "/proc/self/comm")},
 	}.Start()
 	w.Close()
 	if err != nil {
@@ -121,8 +121,8 @@ func TestEntryJoinsNamespacesByTheirFiles(t *testing.T) {
 			t.Errorf("%s namespace %s, want %s", name, lines[i], want)
 		}
 	}
-	if lines[2] == own || lines[3] != "0" || len(lines) != 6 {
-		t.Errorf("a mount namespace of its own, root, and what descriptor 4 holds: %q (ours is %s)", lines[2:], own)
+	if lines[2] == own || lines[3] != "0" || len(lines) != 7 {
+		t.Errorf("a mount namespace of its own, root, and what descriptors 0 and 3 hold: %q (ours is %s)", lines[2:], own)
 	}
 }
 

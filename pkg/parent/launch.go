@@ -44,7 +44,7 @@ func launch(o *Options, joined *network.Namespaces) (*process, *handshake.Conn, 
 	}
 	defer theirs.Close()
 	p := &process{ended: make(chan struct{}), shared: joined != nil && joined.Shared}
-	files := append([]*os.File{theirs}, o.ListenFiles...)
+	files := append([]*os.File{o.Stdin, o.Stdout, o.Stderr, theirs}, o.ListenFiles...)
 	if joined == nil {
 		p.Process, err = start(o, files)
 	} else {
@@ -88,13 +88,13 @@ func (p *process) withPID(f func(pid int) error) error {
 	}
 }
 
-// start starts the child in new namespaces, with these descriptors from 3 on.
+// start starts the child in new namespaces, with these descriptors from 0 on.
 func start(o *Options, files []*os.File) (*os.Process, error) {
 	cmd := exec.Command("/proc/self/exe", o.ChildArgs...)
 	cmd.Args[0] = child.Name
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
 	cmd.Env = o.Env
-	cmd.ExtraFiles = files
+	cmd.ExtraFiles = files[3:]
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  o.cloneFlags(),
 		AmbientCaps: linux.AllCapabilities(),
