@@ -301,6 +301,21 @@ func TestPassedSocketsAreTheOnlyExtraDescriptors(t *testing.T) {
 	}
 }
 
+func TestACommandThatCannotTakeSocketsOverSaysWhy(t *testing.T) {
+	h := testenv.NewHost(t)
+	h.WriteFile(t, "/srv/no-program", "\x01\x02\x03\x04", 0o755)
+	l, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := h.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec gatekit /srv/no-program")
+	cmd.ExtraFiles = []*os.File{l}
+	before := trace(t, h)
+	badInput{nil, []string{"/srv/no-program", "program"}}.check(t, h.Run(t, cmd), 126)
+	h.NoTrace(t, before)
+}
+
 // notify sends its argument to NOTIFY_SOCKET (sd_notify(3)).
 var _ = testenv.Probe("notify", func(args []string) int {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))

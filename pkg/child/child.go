@@ -16,6 +16,11 @@
 //	  | exit  ->
 //	  end
 //
+// A program that embeds the gate asks IsChild first of all in main, and then gives the
+// process to Main: its threads, signals, working directory and descriptors from 3 on
+// are the child's, and what the program's other packages have started in their init
+// functions must need none of them.
+//
 // The parent's death is the end of the handshake's channel. The child then
 // kills all that lives in its user namespace, and ends. The child's own death
 // takes the command with it (PR_SET_PDEATHSIG); the parent ends the rest.
@@ -46,7 +51,8 @@ const Name = "gatekit-child"
 
 // The child's first thread stays where the child is: /proc/PID/ns is that thread's, and
 // with a detached network another one is in a namespace of its own. So the main
-// goroutine keeps it.
+// goroutine keeps it, which only init can see to: in main it may run on another one.
+// In a process that is not the child this does nothing.
 func init() {
 	if os.Args[0] == Name {
 		runtime.LockOSThread()
@@ -74,11 +80,12 @@ func IsChild() bool {
 	return len(os.Args) > 0 && (os.Args[0] == Name || os.Args[0] == activateName)
 }
 
-// Main is the child's whole life. It returns the exit code of the process. What
-// goes wrong is told to the parent, which tells the user.
+// Main is the child's whole life, and the process is its own. It returns the exit
+// code of the process, for os.Exit. What goes wrong is told to the parent, whose Run
+// returns it.
 func Main(o Options) int {
 	if os.Args[0] == activateName {
-		return activate()
+		return activate(os.Args[1:])
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -1,6 +1,7 @@
 package child
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +19,8 @@ import (
 
 // activateName is the zeroth argument of the step between the child and a
 // command that takes over sockets: only a process that exists can be told its
-// own number in LISTEN_PID (sd_listen_fds(3)).
+// own number in LISTEN_PID (sd_listen_fds(3)). Why it could not become the command
+// it writes to a pipe, which the command does not get.
 const activateName = "gatekit-activate"
 
 // command is the command, found and ready to be started.
@@ -26,7 +28,9 @@ type command struct {
 	path string
 	argv []string
 	env  []string
-	fds  []uintptr // 0, 1, 2 and the sockets of socket activation
+	fds  []uintptr // 0, 1, 2, the sockets of socket activation, and for these report
+
+	failure, report *os.File // ends of the step's pipe; nil without one
 }
 
 // newCommand finds the command in the namespace.
@@ -41,7 +45,11 @@ func (c *child) newCommand() (*command, error) {
 		for i := range n {
 			cmd.fds = append(cmd.fds, uintptr(handshakeFD+1+i))
 		}
-		cmd.argv = append([]string{activateName, path}, argv...)
+		if cmd.failure, cmd.report, err = os.Pipe(); err != nil {
+			return nil, err
+		}
+		cmd.fds = append(cmd.fds, cmd.report.Fd())
+		cmd.argv = append([]string{activateName, strconv.Itoa(n), path}, argv...)
 		cmd.path = "/proc/self/exe"
 	}
 	return cmd, nil
@@ -59,11 +67,23 @@ func (cmd *command) start() (process, error) {
 		Files: cmd.fds,
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &p.pidfd},
 	})
+	if cmd.report != nil {
+		cmd.report.Close()
+	}
 	if err != nil {
 		return process{}, startFailure(cmd.path, err)
 	}
 	p.pid = pid
 	return p, nil
+}
+
+// failed is the error of a step that could not become the command, and has ended.
+func (cmd *command) failed() error {
+	var e handshake.Error
+	if cmd.failure == nil || json.NewDecoder(cmd.failure).Decode(&e) != nil {
+		return nil
+	}
+	return &handshake.Failure{Reason: e.Reason, Code: e.Code}
 }
 
 // process is the command that runs. The pidfd, which lasts as long as the child,
@@ -122,23 +142,31 @@ func startFailure(name string, err error) error {
 }
 
 // activate is the step between: it sets LISTEN_PID to its own number and
-// becomes the command. Its arguments are the path and the command's arguments.
-func activate() int {
-	path, argv := os.Args[1], os.Args[2:]
-	err := syscall.Exec(path, argv, activated(os.Environ(), os.Getpid()))
+// becomes the command. Its arguments are the number of sockets, the path and the
+// command's arguments.
+func activate(args []string) int {
+	sockets, err := strconv.Atoi(args[0])
+	if err != nil {
+		return 1
+	}
+	report := os.NewFile(uintptr(handshakeFD+sockets), "report")
+	syscall.CloseOnExec(int(report.Fd()))
+	path := args[1]
+	err = syscall.Exec(path, args[2:], activated(os.Environ(), os.Getpid(), sockets))
 	reason, code := linux.ExplainExec(path, err)
-	fmt.Fprintln(os.Stderr, "gatekit:", reason)
+	_ = json.NewEncoder(report).Encode(handshake.Error{Reason: reason, Code: code}) // the code says it, too
 	return code
 }
 
 // activated is env for the process pid that takes over sockets. LISTEN_PIDFDID,
 // which systemd has set since version 258, names the caller's process in another
 // way, and a program that looks at it would take the sockets for another's.
-func activated(env []string, pid int) []string {
+func activated(env []string, pid, sockets int) []string {
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
-		return strings.HasPrefix(v, "LISTEN_PID=") || strings.HasPrefix(v, "LISTEN_PIDFDID=")
+		name, _, _ := strings.Cut(v, "=")
+		return name == "LISTEN_PID" || name == "LISTEN_PIDFDID" || name == "LISTEN_FDS"
 	})
-	return append(env, "LISTEN_PID="+strconv.Itoa(pid))
+	return append(env, "LISTEN_PID="+strconv.Itoa(pid), "LISTEN_FDS="+strconv.Itoa(sockets))
 }
 
 // serve waits for the parent's word to run the command, runs it, and serves the
@@ -163,6 +191,9 @@ func (c *child) serve(cmd *command) error {
 	go func() { ended <- c.wait(p.pid) }()
 	select {
 	case exit := <-ended:
+		if err := cmd.failed(); err != nil {
+			return err
+		}
 		if err := c.conn.Send(handshake.KindExit, exit); err != nil {
 			return errParentGone
 		}

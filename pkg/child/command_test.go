@@ -40,17 +40,19 @@ func TestSocketsOfActivationFollowTheStandardThree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []uintptr{0, 1, 2, 4, 5}; len(cmd.fds) != len(want) || cmd.fds[3] != 4 || cmd.fds[4] != 5 {
+	if want := []uintptr{0, 1, 2, 4, 5}; !slices.Equal(cmd.fds[:len(cmd.fds)-1], want) || len(cmd.fds) != len(want)+1 {
 		t.Errorf("descriptors %v, want %v", cmd.fds, want)
 	}
-	if cmd.argv[0] != activateName || cmd.argv[2] != "sh" {
+	defer cmd.failure.Close()
+	defer cmd.report.Close()
+	if cmd.argv[0] != activateName || cmd.argv[1] != "2" || cmd.argv[3] != "sh" {
 		t.Errorf("arguments %q", cmd.argv)
 	}
 }
 
 func TestTheActivatedCommandIsNamedOnce(t *testing.T) {
-	got := activated([]string{"LISTEN_PID=1", "A=b", "LISTEN_PIDFDID=77", "LISTEN_FDS=2", "LISTEN_PID=3"}, 42)
-	if want := []string{"A=b", "LISTEN_FDS=2", "LISTEN_PID=42"}; !slices.Equal(got, want) {
+	got := activated([]string{"LISTEN_PID=1", "A=b", "LISTEN_PIDFDID=77", "LISTEN_FDS=3", "LISTEN_PID=3"}, 42, 2)
+	if want := []string{"A=b", "LISTEN_PID=42", "LISTEN_FDS=2"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
