@@ -57,7 +57,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(stderr, p.Control+":", strings.ReplaceAll(err.Error(), "\n", "; "))
+	line := persona.Spell(persona.Gatekit.Control, strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintln(stderr, p.Control+":", line)
 	if errors.Is(err, errUsage) {
 		return codeUsage
 	}

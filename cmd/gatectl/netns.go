@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/gatekit/gatekit/internal/persona"
 )
 
 // netnsCommand has a command for each thing to do with network cards that are lent
@@ -45,7 +47,7 @@ func stepLogger(c *cli.Context) *slog.Logger {
 	if c.Bool("debug") {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: persona.SpellAttr(persona.Gatekit.Control)}))
 }
 
 // required returns the value of a flag that has to be there.

@@ -18,7 +18,6 @@ import (
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/child"
-	"github.com/gatekit/gatekit/pkg/network/slirp"
 	"github.com/gatekit/gatekit/pkg/parent"
 )
 
@@ -78,12 +77,12 @@ func fail(p persona.Persona, err error) int {
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	// That it is wrong usage shows in the exit code.
 	line = strings.ReplaceAll(line, parent.ErrUsage.Error()+": ", "")
-	fmt.Fprintln(os.Stderr, p.Gate+":", line)
+	fmt.Fprintln(os.Stderr, p.Gate+":", persona.Spell(persona.Gatekit.Gate, line))
 	var start *parent.StartError
 	switch {
 	case errors.As(err, &start):
 		return start.Code
-	case errors.Is(err, parent.ErrUsage), errors.Is(err, slirp.ErrUsage):
+	case errors.Is(err, parent.ErrUsage):
 		return codeUsage
 	}
 	return codeFailure

@@ -85,7 +85,7 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, err
 	}
-	options := &slog.HandlerOptions{Level: l}
+	options := &slog.HandlerOptions{Level: l, ReplaceAttr: persona.SpellAttr(persona.Gatekit.Gate)}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil

@@ -55,11 +55,29 @@ var rules = []struct {
 		"internal/handshake/handshake.go:11: syscall.RawSyscall ",
 		"internal/handshake/handshake.go:6: go:linkname ",
 	}},
-	{"library code neither exits nor prints", libraryCodeNeitherExitsNorPrints, []string{
+	{"libraries leave the process alone", librariesLeaveTheProcessAlone, []string{
+		"pkg/flows/flows.go:11: os.Setenv ",
+		"pkg/flows/flows.go:12: signal.Notify ",
+		"pkg/flows/flows.go:10: init ",
 		"pkg/port/port.go:4: log ",
 		"pkg/port/port.go:7: fmt.Println ",
 		"pkg/port/port.go:9: slog.Info ",
 		"pkg/port/port.go:12: os.Exit ",
+	}},
+	{"libraries keep no state", librariesKeepNoState, []string{
+		"pkg/flows/flows.go:16: last ",
+		"pkg/flows/flows.go:17: seen ",
+		"pkg/flows/flows.go:18: seen ",
+	}},
+	{"texts name fields and no flags", textsNameFieldsAndNoFlags, []string{
+		"internal/persona/spell.go:6: no program has a flag --copy-over",
+		"internal/persona/spell.go:6: there is no flows.Options.Gone",
+		"pkg/flows/flows.go:33: --copy-up is a flag of ours",
+		"pkg/flows/flows.go:35: there is no flows.Options.Mood",
+		"pkg/flows/flows.go:36: flows.Options.Mode has no flag",
+	}},
+	{"every option has a comment", everyOptionHasAComment, []string{
+		"pkg/flows/flows.go:29: Mode of Options ",
 	}},
 	{"every package has one comment", everyPackageHasOneComment, []string{
 		"cmd/gatectl/main.go: the package comment starts with",

@@ -152,23 +152,3 @@ func sharp(name string) bool {
 		"RawSyscallNoError", "AllThreadsSyscall", "AllThreadsSyscall6", "EINTR"}, name) ||
 		strings.HasPrefix(name, "Ioctl")
 }
-
-// A library returns errors and logs through the logger that it was given.
-func libraryCodeNeitherExitsNorPrints(r *report, tree *tree) {
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg", "internal") || f.under(testenv) {
-			continue
-		}
-		for path, spec := range f.imports {
-			if path == "log" {
-				r.add("%s: log through a *slog.Logger that was given", tree.place(f, spec))
-			}
-		}
-		for s := range f.selectors {
-			if s.x == "os" && s.name == "Exit" || s.x == "fmt" && strings.HasPrefix(s.name, "Print") ||
-				s.x == "slog" && slices.Contains([]string{"Default", "SetDefault", "Debug", "Info", "Warn", "Error"}, s.name) {
-				r.add("%s: %s.%s is for cmd only: return an error, or log through a *slog.Logger that was given", tree.place(f, s.node), s.x, s.name)
-			}
-		}
-	}
-}

@@ -17,7 +17,7 @@ type Info struct {
 	APIVersion string `json:"apiVersion"`
 	// Version is the gate's own version.
 	Version string `json:"version"`
-	// Name is what --name gave; empty when none was given.
+	// Name is what the gate was called at its start; empty when it was called nothing.
 	Name string `json:"name,omitempty"`
 	// PID is the parent's process id as the host sees it.
 	PID      int    `json:"pid"`

@@ -142,7 +142,7 @@ func mountOverlay(lower, layers *os.File, name, target string) error {
 	data := fmt.Sprintf("userxattr,lowerdir=%s,upperdir=%s,workdir=%s",
 		linux.FDPath(lower), linux.FDPath(dirs[0]), linux.FDPath(dirs[1]))
 	if err := linux.Mount("overlay", target, "overlay", 0, data); err != nil {
-		return fmt.Errorf("%w: this kernel or sandbox refuses an overlay in a user namespace (Linux 5.11 or newer is needed): use --copy-up-mode=%s", err, ModeSymlink)
+		return fmt.Errorf("%w: this kernel or sandbox refuses an overlay in a user namespace (Linux 5.11 or newer is needed): use copyup.Options.Mode=%s", err, ModeSymlink)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func cgroup2Dir(mounts []*mountinfo.Info, procCgroup string) (string, error) {
 		}
 	}
 	if !found || len(mounts) == 0 {
-		return "", errors.New("no cgroup version 2 is mounted on this host: boot it with systemd.unified_cgroup_hierarchy=1, or leave out --evacuate-cgroup2")
+		return "", errors.New("no cgroup version 2 is mounted on this host: boot it with systemd.unified_cgroup_hierarchy=1, or leave out parent.Options.EvacuateCgroup2")
 	}
 	for _, m := range mounts {
 		rest, ok := strings.CutPrefix(cgroup, strings.TrimSuffix(m.Root, "/"))
@@ -111,7 +111,7 @@ func cgroup2Dir(mounts []*mountinfo.Info, procCgroup string) (string, error) {
 			return filepath.Join(m.Mountpoint, rest), nil
 		}
 	}
-	return "", fmt.Errorf("%s, the cgroup of this process, is not below %s: start the gate inside the cgroup namespace of that mount, or leave out --evacuate-cgroup2",
+	return "", fmt.Errorf("%s, the cgroup of this process, is not below %s: start the gate inside the cgroup namespace of that mount, or leave out parent.Options.EvacuateCgroup2",
 		cgroup, mounts[0].Mountpoint)
 }
 
@@ -139,9 +139,9 @@ func (e *evacuation) run(log *slog.Logger) error {
 func (e *evacuation) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("evacuate cgroup %s: it is not delegated to this user (%w): start the gate by `systemd-run --user --scope -p Delegate=yes gatekit ...`, or set Delegate=yes in its systemd unit", e.dir, err)
+		return fmt.Errorf("evacuate cgroup %s: it is not delegated to this user (%w): start the gate by `systemd-run --user --scope -p Delegate=yes ...`, or set Delegate=yes in its systemd unit", e.dir, err)
 	case errors.Is(err, unix.EROFS):
-		return fmt.Errorf("evacuate cgroup %s: it is mounted read-only (%w), as in a container: mount it read-write, or leave out --evacuate-cgroup2", e.dir, err)
+		return fmt.Errorf("evacuate cgroup %s: it is mounted read-only (%w), as in a container: mount it read-write, or leave out parent.Options.EvacuateCgroup2", e.dir, err)
 	}
 	return fmt.Errorf("evacuate cgroup %s: %w", e.dir, err)
 }
@@ -167,7 +167,7 @@ func (e *evacuation) enableControllers(log *slog.Logger) {
 		err := e.write(control, "+"+c)
 		if errors.Is(err, unix.EBUSY) {
 			if strangers := e.strangers(); len(strangers) > 0 {
-				log.Warn("evacuated cgroup: no controllers for engines inside, as processes that are not the gate's are in its cgroup: start the gate in one of its own, by `systemd-run --user --scope -p Delegate=yes gatekit ...`",
+				log.Warn("evacuated cgroup: no controllers for engines inside, as processes that are not the gate's are in its cgroup: start the gate in one of its own, by `systemd-run --user --scope -p Delegate=yes ...`",
 					"cgroup", e.dir, "processes", strings.Join(strangers, ", "))
 				return
 			}

@@ -51,7 +51,7 @@ func (m *idMaps) findPrograms(c caller, p programs) error {
 	}{{"newuidmap", &m.newuidmap}, {"newgidmap", &m.newgidmap}} {
 		path, err := p.find(program.name)
 		if err != nil {
-			return fmt.Errorf("%s is not installed: install it with: sudo apt-get install uidmap (Fedora: shadow-utils; Alpine: shadow-subids; Arch: shadow), or use --single-id", program.name)
+			return fmt.Errorf("%s is not installed: install it with: sudo apt-get install uidmap (Fedora: shadow-utils; Alpine: shadow-subids; Arch: shadow), or use parent.Options.SingleID", program.name)
 		}
 		if err := checkPrivileged(path); err != nil {
 			return err
@@ -72,12 +72,12 @@ func checkPrivileged(path string) error {
 	setuid := info.Mode()&os.ModeSetuid != 0 && owner == 0
 	if !setuid {
 		if n, err := unix.Getxattr(path, "security.capability", nil); err != nil || n == 0 {
-			return fmt.Errorf("%s is not set-user-ID root and has no file capabilities, so it cannot map ids: mend it with: sudo chown root %s && sudo chmod u+s %s (or use --single-id)", path, path, path)
+			return fmt.Errorf("%s is not set-user-ID root and has no file capabilities, so it cannot map ids: mend it with: sudo chown root %s && sudo chmod u+s %s (or use parent.Options.SingleID)", path, path, path)
 		}
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err == nil && fs.Flags&unix.ST_NOSUID != 0 {
-		return fmt.Errorf("%s is on a mount with nosuid, so it cannot map ids: mount it without nosuid (or use --single-id)", path)
+		return fmt.Errorf("%s is on a mount with nosuid, so it cannot map ids: mount it without nosuid (or use parent.Options.SingleID)", path)
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func checkNoNewPrivs() error {
 	if err != nil || !set {
 		return err
 	}
-	return errors.New("no_new_privs is set for this process, so newuidmap cannot map ids: start the gate without it (systemd: NoNewPrivileges=no; containers: without no-new-privileges; setpriv: without --no-new-privs), or use --single-id")
+	return errors.New("no_new_privs is set for this process, so newuidmap cannot map ids: start the gate without it (systemd: NoNewPrivileges=no; containers: without no-new-privileges; setpriv: without --no-new-privs), or use parent.Options.SingleID")
 }
 
 // sysctl is a setting below /proc/sys.
@@ -138,7 +138,7 @@ func explainNamespaces(err error, proc string) error {
 	case !denied && !errors.As(err, &helper):
 		return err
 	case apparmorRestrict.value(proc) == "1":
-		return fmt.Errorf("%w: AppArmor keeps users from user namespaces; allow them with: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or give gatekit a profile with `userns,`)", err)
+		return fmt.Errorf("%w: AppArmor keeps users from user namespaces; allow them with: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or give this program a profile with `userns,`)", err)
 	case status(proc, "TracerPid") != "0" && helper != nil:
 		return fmt.Errorf("%w: a tracer keeps set-user-ID programs from their privilege; trace as root (strace -u USER)", err)
 	case !denied:

@@ -120,7 +120,7 @@ func (m idMaps) check(c caller) error {
 				return wanted.Outside >= own.Inside && uint64(wanted.Outside)+uint64(wanted.Size) <= uint64(own.Inside)+uint64(own.Size)
 			})
 			if !there && len(kind.own) > 0 {
-				return fmt.Errorf("%s ids %d to %d are not to be had in this user namespace, of a container or another gate, which has %v: name some of those by --uidmap and --gidmap, or use --single-id",
+				return fmt.Errorf("%s ids %d to %d are not to be had in this user namespace, of a container or another gate, which has %v: name some of those in parent.Options.UIDMap and parent.Options.GIDMap, or use parent.Options.SingleID",
 					kind.word, wanted.Outside, wanted.Outside+wanted.Size-1, kind.own)
 			}
 		}

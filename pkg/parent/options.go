@@ -57,9 +57,15 @@ type Options struct {
 	// back is a warning. It keeps the list for the next gate, too.
 	RestorePorts bool
 
-	// Mounts. Empty values mean none, copyup's default mode, and "rprivate".
-	CopyUp      []string
-	CopyUpMode  string
+	// CopyUp are directories of the host to make writable inside, absolute paths in
+	// any order (package copyup). Empty is none.
+	CopyUp []string
+
+	// CopyUpMode is copyup.ModeSymlink, also for "", or copyup.ModeOverlay.
+	CopyUpMode string
+
+	// Propagation is "private", "rprivate", "slave", "rslave", "shared" or
+	// "rshared", of all mounts inside (mount_namespaces(7)). Empty is "rprivate".
 	Propagation string
 
 	// DetachNetns keeps the network namespace on <StateDir>/netns and runs the
@@ -93,9 +99,16 @@ type Options struct {
 	// AddHosts are further entries for /etc/hosts.
 	AddHosts []HostEntry
 
-	// ListenFiles are sockets of socket activation to pass on
-	// (sd_listen_fds(3)); LISTEN_FDNAMES is taken from Env. The gate closes them.
+	// ListenFiles are sockets of socket activation to pass on (sd_listen_fds(3)).
+	// LISTEN_FDS and LISTEN_PID tell the command of them; LISTEN_FDNAMES is as in
+	// Env. The gate closes them. Empty passes none, and leaves all three as they are.
 	ListenFiles []*os.File
+
+	// Stdin, Stdout and Stderr are the command's; the child, which comes before it,
+	// has them, too, and so what child.Main's Logger writes to os.Stderr goes there.
+	// nil means those of this process. Whatever they are, a terminal that controls
+	// this process controls the command: its keys are signals to both.
+	Stdin, Stdout, Stderr *os.File
 
 	// Env is the command's environment, to which the gate adds its own
 	// variables. nil means that of this process.
@@ -143,7 +156,7 @@ func (o *Options) Validate() error {
 
 func (o *Options) validate() error {
 	if len(o.Command) == 0 {
-		return errors.New("COMMAND is missing: name the program to run, for example: bash")
+		return errors.New("parent.Options.Command is missing: name the program to run, for example: bash")
 	}
 	if o.Name != "" {
 		if err := statedir.CheckName(o.Name); err != nil {
@@ -157,18 +170,18 @@ func (o *Options) validate() error {
 		return err
 	}
 	if o.Propagation != "" && !slices.Contains(propagations, o.Propagation) {
-		return fmt.Errorf("--propagation=%s: want one of %s", o.Propagation, strings.Join(propagations, ", "))
+		return fmt.Errorf("parent.Options.Propagation=%s: want one of %s", o.Propagation, strings.Join(propagations, ", "))
 	}
 	if g := o.EvacuateCgroup2; g != "" {
 		if !o.PIDNS || !o.CgroupNS {
-			return errors.New("--evacuate-cgroup2 needs --pidns and --cgroupns")
+			return errors.New("parent.Options.EvacuateCgroup2 needs parent.Options.PIDNS and parent.Options.CgroupNS")
 		}
 		if g != filepath.Base(g) || g == "." || g == ".." {
-			return fmt.Errorf("--evacuate-cgroup2=%s: want the name of a cgroup, without a slash", g)
+			return fmt.Errorf("parent.Options.EvacuateCgroup2=%s: want the name of a cgroup, without a slash", g)
 		}
 	}
 	if o.Reaper != nil && !*o.Reaper && o.PIDNS {
-		return errors.New("--reaper=false cannot go with --pidns: process 1 of a pid namespace has to collect orphans")
+		return errors.New("parent.Options.Reaper=false cannot go with parent.Options.PIDNS: process 1 of a pid namespace has to collect orphans")
 	}
 	return o.validateIDs()
 }
@@ -178,23 +191,23 @@ func (o *Options) validateNetwork() error {
 	switch o.Network.(type) {
 	case network.Joiner, network.Attacher:
 		if o.DetachNetns {
-			return fmt.Errorf("--detach-netns cannot go with --net=%s: COMMAND is in the network namespace of the card", plan.Driver)
+			return fmt.Errorf("parent.Options.DetachNetns cannot go with parent.Options.Network=%s: the command is in the network namespace of the card", plan.Driver)
 		}
 	}
 	if o.DetachNetns && !plan.Namespace {
-		return fmt.Errorf("--detach-netns needs a network of its own: --net=%s has none; use --net=slirp or --net=none", plan.Driver)
+		return fmt.Errorf("parent.Options.DetachNetns needs a network of its own: parent.Options.Network=%s has none; use slirp or none", plan.Driver)
 	}
 	if o.Ports != nil && !plan.Namespace {
-		return fmt.Errorf("a port driver needs a network of its own: --net=%s has none; use --net=slirp, or --port-driver=none", plan.Driver)
+		return fmt.Errorf("parent.Options.Ports needs a network of its own: parent.Options.Network=%s has none; use slirp, or no port driver", plan.Driver)
 	}
 	if (len(o.Publish) > 0 || o.PublishAuto) && o.Ports == nil {
-		return errors.New("--publish needs a port driver: use --net=slirp or --net=none with --port-driver=builtin")
+		return errors.New("parent.Options.Publish needs a port driver: use parent.Options.Network=slirp or none, with parent.Options.Ports=builtin")
 	}
 	if o.RestorePorts && o.Ports == nil {
-		return errors.New("--restore-ports needs a port driver: use --net=slirp or --net=none with --port-driver=builtin")
+		return errors.New("parent.Options.RestorePorts needs a port driver: use parent.Options.Network=slirp or none, with parent.Options.Ports=builtin")
 	}
 	if o.RestorePorts && o.StateDir == "" {
-		return errors.New("--restore-ports needs --state-dir: a new directory has no forwards to restore")
+		return errors.New("parent.Options.RestorePorts needs parent.Options.StateDir: a new directory has no forwards to restore")
 	}
 	for _, s := range o.Publish {
 		if err := s.Validate(); err != nil {
@@ -212,21 +225,22 @@ func (o *Options) mapsIDs() bool {
 
 func (o *Options) validateIDs() error {
 	if !o.mapsIDs() && (o.SingleID || len(o.UIDMap)+len(o.GIDMap) > 0) {
-		return fmt.Errorf("--single-id, --uidmap and --gidmap cannot go with --net=%s: ids are mapped by who has made its user namespace", o.Network.Plan().Driver)
+		return fmt.Errorf("parent.Options.SingleID, parent.Options.UIDMap and parent.Options.GIDMap cannot go with parent.Options.Network=%s: ids are mapped by who has made its user namespace", o.Network.Plan().Driver)
 	}
 	if o.SingleID && len(o.UIDMap)+len(o.GIDMap) > 0 {
-		return errors.New("--single-id maps the caller alone: it cannot go with --uidmap and --gidmap")
+		return errors.New("parent.Options.SingleID maps the caller alone: it cannot go with parent.Options.UIDMap and parent.Options.GIDMap")
 	}
 	if (len(o.UIDMap) == 0) != (len(o.GIDMap) == 0) {
-		return errors.New("--uidmap and --gidmap need each other")
+		return errors.New("parent.Options.UIDMap and parent.Options.GIDMap need each other")
 	}
-	for flag, maps := range map[string][]IDMap{"--uidmap": o.UIDMap, "--gidmap": o.GIDMap} {
-		if err := validateMaps(maps); err != nil {
-			return fmt.Errorf("%s: %w", flag, err)
-		}
+	if err := validateMaps(o.UIDMap); err != nil {
+		return fmt.Errorf("parent.Options.UIDMap: %w", err)
+	}
+	if err := validateMaps(o.GIDMap); err != nil {
+		return fmt.Errorf("parent.Options.GIDMap: %w", err)
 	}
 	if !slices.Contains([]string{"", "auto", "dynamic", "static"}, o.SubIDSource) {
-		return fmt.Errorf("--subid-source=%s: want auto, dynamic or static", o.SubIDSource)
+		return fmt.Errorf("parent.Options.SubIDSource=%s: want auto, dynamic or static", o.SubIDSource)
 	}
 	return nil
 }
@@ -238,6 +252,15 @@ func (o *Options) setDefaults() {
 	}
 	if o.Reaper == nil {
 		o.Reaper = &o.PIDNS
+	}
+	if o.Stdin == nil {
+		o.Stdin = os.Stdin
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
 	}
 	if o.Env == nil {
 		o.Env = os.Environ()

@@ -237,11 +237,11 @@ func dynamicSubIDs(ctx context.Context, c caller, kind subKind) ([]user.SubID, e
 	defer cancel()
 	program, err := exec.LookPath("getsubids")
 	if err != nil {
-		return nil, errors.New("getsubids is not installed: install it (Debian and Ubuntu: uidmap; Fedora: shadow-utils-subid), or use --subid-source=static")
+		return nil, errors.New("getsubids is not installed: install it (Debian and Ubuntu: uidmap; Fedora: shadow-utils-subid), or use parent.Options.SubIDSource=static")
 	}
 	out, err := runHelper(ctx, program, append(kind.args, c.name)...)
 	if err != nil {
-		return nil, fmt.Errorf("%w: is %s allowed subordinate ids? --subid-source=static reads %s instead", err, c.name, kind.file)
+		return nil, fmt.Errorf("%w: is %s allowed subordinate ids? parent.Options.SubIDSource=static reads %s instead", err, c.name, kind.file)
 	}
 	return parseGetsubids(bytes.NewReader(out))
 }
@@ -285,7 +285,7 @@ func checkSubIDs(ranges []user.SubID, c caller, kind subKind, where string) erro
 		what = fmt.Sprintf("%s has only %d subordinate %s ids in %s, and %d are needed", c.name, total, kind.word, where, minSubIDs)
 	}
 	start := nextFree(kind.file)
-	return fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use --single-id)",
+	return fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use parent.Options.SingleID)",
 		what, kind.flag, start, start+minSubIDs-1, c.name)
 }
 

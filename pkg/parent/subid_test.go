@@ -145,7 +145,7 @@ func TestIDsThatTheCallerDoesNotHaveAreRefused(t *testing.T) {
 		"the host's":       {[]IDMap{{0, 165536, 65536}}, false},
 	} {
 		err := idMaps{uid: c.maps}.check(contained)
-		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "--single-id") {
+		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "Options.SingleID") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

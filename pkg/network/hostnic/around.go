@@ -77,7 +77,7 @@ func (a *Around) Check() error {
 	}
 	switch old, err := readState(a.o.Dir); {
 	case err == nil && !old.Once:
-		return fmt.Errorf("%s is lent to %s in %s: use --hostnic-dir=%s", old.Card.Name, old.User, a.o.Dir, a.o.Dir)
+		return fmt.Errorf("%s is lent to %s in %s: use hostnic.Options.Dir=%s", old.Card.Name, old.User, a.o.Dir, a.o.Dir)
 	case err == nil:
 		if err := Destroy(context.Background(), DestroyOptions{Dir: a.o.Dir, Logger: a.o.Logger}); err != nil {
 			return err
@@ -102,7 +102,7 @@ func checkPrivilege() error {
 	}
 	const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
 	if caps[0].Effective&needed != needed {
-		return errors.New("--hostnic-interface takes a card from the host: start the gate as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; or have root lend the card with gatectl netns create, and use --hostnic-dir")
+		return errors.New("hostnic.AroundOptions.Interface takes a card from the host: start the gate as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; or have root lend the card with gatectl netns create, and use hostnic.Options.Dir")
 	}
 	return nil
 }

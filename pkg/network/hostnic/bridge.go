@@ -76,7 +76,7 @@ func (b *Bridge) Check() error {
 		return fmt.Errorf("%s is not set-user-ID root, so it cannot add to a bridge: mend it with: sudo chmod u+s %s", b.helper, b.helper)
 	}
 	if _, err := os.Stat("/sys/class/net/" + b.bridge + "/bridge"); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no bridge called %s on this host: name one with --hostnic-bridge", b.bridge)
+		return fmt.Errorf("there is no bridge called %s on this host: name one in hostnic.BridgeOptions.Bridge", b.bridge)
 	}
 	return nil
 }

@@ -37,10 +37,10 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 	s.Addresses, s.DHCP = o.Addresses, o.DHCP
 	switch {
 	case o.DHCP && len(o.Addresses)+len(o.Gateways) > 0:
-		return nil, nil, errors.New("--dhcp brings addresses and gateway: it cannot go with --address and --gateway")
+		return nil, nil, errors.New("hostnic.CreateOptions.DHCP brings addresses and gateway: it cannot go with hostnic.CreateOptions.Addresses and hostnic.CreateOptions.Gateways")
 	case o.DHCP, len(o.Addresses) > 0:
 	case o.Mode == ModeMacvlan:
-		return nil, nil, errors.New("--mode=macvlan needs an address of its own on the network: give it with --address, or ask for one with --dhcp")
+		return nil, nil, errors.New("hostnic.CreateOptions.Mode=macvlan needs an address of its own on the network: give it in hostnic.CreateOptions.Addresses, or ask for one with hostnic.CreateOptions.DHCP")
 	default:
 		for _, m := range s.Card.AddressMessages {
 			s.Addresses = append(s.Addresses, m.prefix())
@@ -62,7 +62,7 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 // checkDir refuses a directory that is there, and one that cannot be made.
 func checkDir(dir string) error {
 	if !filepath.IsAbs(dir) {
-		return fmt.Errorf("--ns-dir=%s: want an absolute path, such as /run/gatekit/eth1", dir)
+		return fmt.Errorf("hostnic.CreateOptions.Dir=%s: want an absolute path, such as /run/gatekit/eth1", dir)
 	}
 	if _, err := os.Lstat(dir); err == nil {
 		return fmt.Errorf("%s exists: choose another directory, or end what it is for with: gatectl netns destroy --ns-dir %s", dir, dir)
@@ -111,11 +111,11 @@ func gateways(o *CreateOptions, s *state) ([]netip.Addr, error) {
 	for _, gw := range o.Gateways {
 		f := family(gw)
 		if given[f] {
-			return nil, fmt.Errorf("--gateway=%v: there is one already, and each family has one", gw)
+			return nil, fmt.Errorf("hostnic.CreateOptions.Gateways=%v: there is one already, and each family has one", gw)
 		}
 		given[f] = true
 		if !gw.IsLinkLocalUnicast() && !contains(s.Addresses, gw) {
-			return nil, fmt.Errorf("--gateway=%v: the card is in none of its networks, but in %s", gw, prefixes(s.Addresses))
+			return nil, fmt.Errorf("hostnic.CreateOptions.Gateways=%v: the card is in none of its networks, but in %s", gw, prefixes(s.Addresses))
 		}
 	}
 	all := slices.Clone(o.Gateways)
@@ -169,13 +169,13 @@ func checkNeeded(link netlink.Link, s *state) error {
 			}
 		}
 		if mine && !others {
-			return fmt.Errorf("%s carries the host's only default route of %s: without it the host reaches nothing; --force lends it nevertheless", name, f.name)
+			return fmt.Errorf("%s carries the host's only default route of %s: without it the host reaches nothing; hostnic.CreateOptions.Force lends it nevertheless", name, f.name)
 		}
 	}
 	if client, ok := sshClient(os.Getpid()); ok {
 		routes, err := netlink.RouteGet(client.AsSlice())
 		if err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex == link.Attrs().Index }) {
-			return fmt.Errorf("%s carries the SSH connection from %v that this command is given over: it would break; --force lends the card nevertheless", name, client)
+			return fmt.Errorf("%s carries the SSH connection from %v that this command is given over: it would break; hostnic.CreateOptions.Force lends the card nevertheless", name, client)
 		}
 	}
 	return nil
@@ -244,13 +244,13 @@ func findNameservers(o *CreateOptions, s *state) error {
 	}
 	for _, a := range servers {
 		if a.IsLoopback() {
-			o.Logger.Warn("a DNS server of the host's is on its loopback, which is not reached from the card; name another with --dns", "server", a)
+			o.Logger.Warn("a DNS server of the host's is on its loopback, which is not reached from the card; name another in hostnic.CreateOptions.Nameservers", "server", a)
 			continue
 		}
 		s.Nameservers = append(s.Nameservers, a)
 	}
 	if len(s.Nameservers) == 0 {
-		o.Logger.Warn("gates on this card have no DNS server; name one with --dns", "interface", o.Interface)
+		o.Logger.Warn("gates on this card have no DNS server; name one in hostnic.CreateOptions.Nameservers", "interface", o.Interface)
 	}
 	return nil
 }

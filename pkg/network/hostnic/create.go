@@ -65,10 +65,12 @@ type CreateOptions struct {
 	// host has.
 	Gateways []netip.Addr
 
-	// Nameservers and Search are for the resolv.conf of gates. Empty ones are the
+	// Nameservers are the DNS servers in the resolv.conf of gates. Empty are the
 	// host's.
 	Nameservers []netip.Addr
-	Search      []string
+
+	// Search are the search domains there. Empty are the host's.
+	Search []string
 
 	// Force lends a card that the host depends on.
 	Force bool

@@ -102,7 +102,7 @@ func (d *destruction) checkUnused() error {
 		var err error
 		switch d.lock, err = lock(d.o.Dir, false); {
 		case errors.Is(err, errLocked):
-			return fmt.Errorf("a gate is using %s: end it first, or use --force, which ends it", d.state.Card.Name)
+			return fmt.Errorf("a gate is using %s: end it first, or use hostnic.DestroyOptions.Force, which ends it", d.state.Card.Name)
 		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return err
 		}
@@ -117,7 +117,7 @@ func (d *destruction) checkUnused() error {
 		return err
 	}
 	if len(pids) > 0 {
-		return fmt.Errorf("processes are using %s: %s; end them first, or use --force, which ends them", d.state.Card.Name, strings.Trim(fmt.Sprint(pids), "[]"))
+		return fmt.Errorf("processes are using %s: %s; end them first, or use hostnic.DestroyOptions.Force, which ends them", d.state.Card.Name, strings.Trim(fmt.Sprint(pids), "[]"))
 	}
 	return nil
 }

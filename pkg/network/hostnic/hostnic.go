@@ -64,7 +64,7 @@ type Card struct {
 // New returns the driver. Nothing is looked at before Check.
 func New(o Options) (*Card, error) {
 	if !filepath.IsAbs(o.Dir) {
-		return nil, fmt.Errorf("--hostnic-dir=%s: want the absolute path of a directory that gatectl netns create has made, such as /run/gatekit/eth1", o.Dir)
+		return nil, fmt.Errorf("hostnic.Options.Dir=%s: want the absolute path of a directory that gatectl netns create has made, such as /run/gatekit/eth1", o.Dir)
 	}
 	return &Card{newDriver(o.Logger), o}, nil
 }
@@ -151,7 +151,7 @@ func (c *Card) MapsIDs() bool { return false }
 func (c *Card) Join(context.Context, func(context.Context, int) error) (*network.Namespaces, error) {
 	lock, err := lock(c.o.Dir, c.o.Shared)
 	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("%s is in use by another gate: end that one, or start both with --hostnic-shared", c.state.Card.Name)
+		return nil, fmt.Errorf("%s is in use by another gate: end that one, or start both with hostnic.Options.Shared", c.state.Card.Name)
 	}
 	if err != nil {
 		return nil, err

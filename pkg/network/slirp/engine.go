@@ -123,7 +123,7 @@ func (e *engine) watchLimits(log *slog.Logger) {
 	e.echo.full.say(log, "too many flows of echo requests; those that were used least recently end", e.echo.limit)
 	e.echo.starved.say(log, starved, 0)
 	e.dns.full.say(log, "too many DNS queries are under way; some are dropped", maxQueries)
-	e.guests.full.say(log, "no address is left for a guest of the namespace until a lease of others ends; a larger --cidr or --cidr6 has more", 0)
+	e.guests.full.say(log, "no address is left for a guest of the namespace until a lease of others ends; a larger slirp.Options.IPv4 or slirp.Options.IPv6 has more", 0)
 	e.dns.fullStreams.say(log, "too many TCP connections to the DNS server; some are closed", maxStreams)
 }
 

@@ -105,7 +105,7 @@ func (n *Network) openLoopback(in *inbound) {
 			err = in.enter(files[0])
 		}
 		if err != nil && in.ctx.Err() == nil {
-			n.log.Warn("services on the namespace's loopback do not see their clients' addresses: this host allows no packet socket there, or /proc/sys is read-only; --source-ip=off says that this is meant", "reason", err)
+			n.log.Warn("services on the namespace's loopback do not see their clients' addresses: this host allows no packet socket there, or /proc/sys is read-only; slirp.Options.SourceIP=false says that this is meant", "reason", err)
 		}
 	})
 }

@@ -97,10 +97,12 @@ type Options struct {
 	Policy network.Policy
 
 	// OutboundAddrs are the source of what leaves the host, at most one of each
-	// family, and OutboundInterface is the interface that it leaves by. Empty
-	// leaves it to the host's routing. What goes to the host's loopback has
-	// neither.
-	OutboundAddrs     []netip.Addr
+	// family; what goes to the host's loopback has its own. Empty leaves it to the
+	// host's routing.
+	OutboundAddrs []netip.Addr
+
+	// OutboundInterface is the host's interface by which that leaves. Empty leaves
+	// it to the host's routing.
 	OutboundInterface string
 
 	// SourceIP prepares the namespace for flows in the names of clients
