@@ -1,10 +1,8 @@
 package test
 
 import (
-	"archive/tar"
 	"bytes"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatekit/gatekit/internal/image"
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
@@ -129,48 +128,22 @@ func (d *docker) importImage(t *testing.T) {
 }
 
 // imageRoot is an archive of a root directory: /bin/busybox under the names of
-// its programs, /bin/probe, and the libraries of both.
+// its programs, and /bin/probe.
 func imageRoot(t *testing.T) []byte {
 	t.Helper()
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
-	add := func(h *tar.Header, content []byte) {
-		h.Size = int64(len(content))
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, dir := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "lib64"} {
-		add(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: int64(fs.ModePerm)}, nil)
-	}
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{"bin/busybox": busybox, "bin/probe": filepath.Join(testenv.Binaries(t), "probe")}
-	for _, program := range []string{busybox, files["bin/probe"]} {
-		// A static program has no libraries, and is an error to ldd.
-		out, _ := exec.Command("ldd", program).Output()
-		for _, word := range strings.Fields(string(out)) {
-			if strings.HasPrefix(word, "/") {
-				files[word[1:]] = word
-			}
-		}
-	}
-	for name, path := range files {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		add(&tar.Header{Name: name, Mode: 0o755}, content)
+	root := image.Root{
+		Programs: map[string]string{"bin/busybox": busybox, "bin/probe": filepath.Join(testenv.Binaries(t), "probe")},
+		Links:    map[string]string{},
 	}
 	for _, name := range []string{"sh", "cat", "echo", "httpd", "ip", "nslookup", "ping", "sleep", "wget"} {
-		add(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"}, nil)
+		root.Links["bin/"+name] = "busybox"
 	}
-	if err := w.Close(); err != nil {
+	var archive bytes.Buffer
+	if err := root.Write(&archive); err != nil {
 		t.Fatal(err)
 	}
 	return archive.Bytes()
