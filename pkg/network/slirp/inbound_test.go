@@ -331,14 +331,19 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			if _, err := r.net.OpenDatagrams(client, service, nil, nil); err == nil {
 				t.Error("the same flow opens twice")
 			}
-			flow.Send([]byte("question"))
-			frame := r.toLoopback()
-			var f finding
-			in := outsideInspector(t)
-			ethernetHeader(frame, guestMAC, gatewayMAC, uint16(header.Ethernet(frame).Type())) // lo has none
-			if in.inspect(frame, vnetHeader{flags: vnetNeedsChecksum}, &f) != toUDP || f.datagram.src != client || f.datagram.dst != service || string(f.datagram.payload) != "question" {
-				t.Errorf("the frame to lo has %v -> %v %q", f.datagram.src, f.datagram.dst, f.datagram.payload)
+			inside := netip.AddrPortFrom(c.child, 80)
+			expectFrame := func(to netip.AddrPort, want string) {
+				t.Helper()
+				frame := r.toLoopback()
+				var f finding
+				in := outsideInspector(t)
+				ethernetHeader(frame, guestMAC, gatewayMAC, uint16(header.Ethernet(frame).Type())) // lo has none
+				if in.inspect(frame, vnetHeader{flags: vnetNeedsChecksum}, &f) != toUDP || f.datagram.src != client || f.datagram.dst != to || string(f.datagram.payload) != want {
+					t.Errorf("the frame to lo has %v -> %v %q, want %q to %v", f.datagram.src, f.datagram.dst, f.datagram.payload, want, to)
+				}
 			}
+			flow.Send([]byte("question"))
+			expectFrame(service, "question")
 			expect := func(want string, frame []byte) {
 				t.Helper()
 				r.send(frame, vnetHeader{})
@@ -352,9 +357,21 @@ func TestDatagramsInAClientsName(t *testing.T) {
 				}
 			}
 			expect("answer", udpFrame(service, client, "answer"))
-			expect("from the interface", udpFrame(netip.AddrPortFrom(c.child, 80), client, "from the interface"))
+			expect("from the interface", udpFrame(inside, client, "from the interface"))
+			flow.Send([]byte("to where it came from"))
+			expectFrame(inside, "to where it came from")
 			expect("", udpFrame(service, client, ""))
+			flow.Send([]byte("and back"))
+			expectFrame(service, "and back")
+			// What is refused goes to the other address, and is refused by both in the end.
+			r.send(unreachableFrame(client, service), vnetHeader{})
+			expectFrame(inside, "x")
+			r.send(unreachableFrame(client, service), vnetHeader{}) // sent before that
+			expectFrame(inside, "x")
+			expect("refused", unreachableFrame(client, inside))
 			expect("refused", unreachableFrame(client, service))
+			flow.Send([]byte("again"))
+			expectFrame(service, "again")
 			flow.Close()
 			flow.Close()
 			flow.Send([]byte("after its end")) // goes nowhere
@@ -379,7 +396,8 @@ func FuzzRefusal(f *testing.F) {
 		if ipv6 {
 			client, service = netip.AddrPortFrom(worldIPv6, 5555), port80("::1")
 		}
-		u.flows[inboundKey{service, client}] = &inboundFlow{refused: func() { refused++ }}
+		key := inboundKey{service, client}
+		u.flows[key] = &inboundFlow{key: key, alias: key, refused: func() { refused++ }}
 		u.open.Store(1)
 		if u.refuse(message, client.Addr()) != (refused == 1) {
 			t.Errorf("refused %d times", refused)

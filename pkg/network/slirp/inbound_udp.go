@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -26,7 +27,15 @@ import (
 //
 // A service on every address answers, unless it takes care, from the address that
 // the namespace has towards the client: the interface's, also where it was asked at
-// its loopback. So a flow to the loopback is known by that one too.
+// its loopback. So a flow to the loopback is known by that one too. And a service that
+// connects its socket to the client (nc, iperf3, DTLS) has that address from then on,
+// and takes nothing for the loopback any more. So a flow goes to where its service
+// answers from, and where that refuses, to the other of the two:
+//
+//	an answer from either                   the flow goes there
+//	one refuses, for the first time         the flow goes to the other, and the
+//	in a while                              datagram with it, if ICMP has all of it
+//	the other refuses too                   there is no service: refused
 //
 // The port driver caps the flows, and ends them.
 type inboundUDP struct {
@@ -48,10 +57,18 @@ type inboundKey struct{ service, client netip.AddrPort }
 type inboundFlow struct {
 	in      *inbound
 	key     inboundKey
+	alias   inboundKey   // by the interface's address; key, unless that is to the loopback
 	route   *stack.Route // nil for lo
 	receive func(payload []byte)
 	refused func()
+
+	moved  atomic.Bool // it goes to the alias
+	mu     sync.Mutex  // guards turned
+	turned time.Time   // when a refusal last had it go elsewhere
 }
+
+// turnSpan is the time in which a flow turns to each address of its service once.
+const turnSpan = time.Second
 
 // loopbackMTU is that of lo in Linux.
 const loopbackMTU = 65536
@@ -63,6 +80,7 @@ func (n *Network) OpenDatagrams(client, service netip.AddrPort, receive func(pay
 		return nil, fmt.Errorf("open a flow to %v as %v: %w", service, client, errStopped)
 	}
 	f := &inboundFlow{in: in, key: inboundKey{service, client}, receive: receive, refused: refused}
+	f.alias = in.aliasOf(f.key)
 	if err := in.udp.add(f); err != nil {
 		return nil, fmt.Errorf("open a flow to %v as %v: %w", service, client, err)
 	}
@@ -88,24 +106,24 @@ func (u *inboundUDP) add(f *inboundFlow) error {
 		f.route = route
 	}
 	u.flows[f.key] = f
-	if alias := f.alias(); u.flows[alias] == nil {
-		u.flows[alias] = f
+	if u.flows[f.alias] == nil {
+		u.flows[f.alias] = f
 	}
 	u.clients[f.key.client.Addr()]++
 	u.open.Add(1)
 	return nil
 }
 
-// alias is the other key of a flow to the loopback; any other has the same once
+// aliasOf is the other key of a flow to the loopback; any other has the same once
 // more.
-func (f *inboundFlow) alias() inboundKey {
-	service := f.key.service
-	for _, s := range f.in.subnets {
+func (in *inbound) aliasOf(key inboundKey) inboundKey {
+	service := key.service
+	for _, s := range in.subnets {
 		if s.enabled() && service.Addr().IsLoopback() && s.child.Is4() == service.Addr().Is4() {
-			service = netip.AddrPortFrom(s.child, service.Port())
+			key.service = netip.AddrPortFrom(s.child, service.Port())
 		}
 	}
-	return inboundKey{service, f.key.client}
+	return key
 }
 
 // Close implements port.Datagrams.
@@ -124,8 +142,8 @@ func (u *inboundUDP) remove(f *inboundFlow) {
 		f.route.Release()
 	}
 	delete(u.flows, f.key)
-	if alias := f.alias(); u.flows[alias] == f {
-		delete(u.flows, alias)
+	if u.flows[f.alias] == f {
+		delete(u.flows, f.alias)
 	}
 	client := f.key.client.Addr()
 	if u.clients[client]--; u.clients[client] == 0 {
@@ -153,10 +171,50 @@ func (f *inboundFlow) Send(payload []byte) {
 	case u.flows[f.key] != f:
 	case f.route == nil:
 		if lo := f.in.lo.Load(); lo != nil {
-			lo.writer.write(macAddr{}, f.key.client, f.key.service, payload)
+			lo.writer.write(macAddr{}, f.key.client, f.service(), payload)
 		}
 	default:
 		f.sendOnTAP(payload)
+	}
+}
+
+// service is where the flow goes.
+func (f *inboundFlow) service() netip.AddrPort {
+	if f.moved.Load() {
+		return f.alias.service
+	}
+	return f.key.service
+}
+
+// answer passes on what the service has sent, and has the flow go to where that came
+// from.
+func (f *inboundFlow) answer(from netip.AddrPort, payload []byte) {
+	if moved := from != f.key.service; f.moved.Load() != moved {
+		f.moved.Store(moved)
+	}
+	f.receive(payload)
+}
+
+// refuse turns the flow from an address of its service to the other one, with the
+// payload that was refused there; nil is one that is not known. When it has just done
+// so, nobody is there.
+func (f *inboundFlow) refuse(at netip.AddrPort, payload []byte) {
+	f.mu.Lock()
+	now := time.Now()
+	switch {
+	case at != f.service(): // it was on its way when the flow turned
+	case f.alias != f.key && now.Sub(f.turned) >= turnSpan:
+		f.turned = now
+		f.moved.Store(!f.moved.Load())
+	default:
+		f.moved.Store(false)
+		f.mu.Unlock()
+		f.refused()
+		return
+	}
+	f.mu.Unlock()
+	if payload != nil {
+		f.Send(payload)
 	}
 }
 
@@ -206,11 +264,11 @@ func (u *inboundUDP) deliver(d *datagram) bool {
 		return d.src.Addr().IsLoopback()
 	}
 	if d.segment == 0 || len(d.payload) == 0 {
-		f.receive(d.payload)
+		f.answer(d.src, d.payload)
 		return true
 	}
 	for segment := range slices.Chunk(d.payload, int(d.segment)) {
-		f.receive(segment)
+		f.answer(d.src, segment)
 	}
 	return true
 }
@@ -235,7 +293,7 @@ func (u *inboundUDP) handlePacket(id stack.TransportEndpointID, pkt *stack.Packe
 	if h.Checksum() != 0 && h.CalculateChecksum(checksum.Checksum(payload, sum)) != 0xffff {
 		return true
 	}
-	f.receive(payload)
+	f.answer(service, payload)
 	return true
 }
 
@@ -247,40 +305,38 @@ func (u *inboundUDP) refuse(p []byte, client netip.Addr) bool {
 		return false
 	}
 	quoted := p[header.ICMPv4MinimumSize:]
-	var key inboundKey
-	var ports []byte
+	var service, source tcpip.Address
+	var datagram []byte // as much of it as there is
 	switch {
 	case client.Is4() && header.ICMPv4(p).Type() == header.ICMPv4DstUnreachable && header.ICMPv4(p).Code() == header.ICMPv4PortUnreachable:
 		ip := header.IPv4(quoted)
-		if len(ip) < header.IPv4MinimumSize || ip.TransportProtocol() != udp.ProtocolNumber || len(ip) < int(ip.HeaderLength())+4 {
+		if len(ip) < header.IPv4MinimumSize || ip.TransportProtocol() != udp.ProtocolNumber {
 			return false
 		}
-		ports = ip[ip.HeaderLength():]
-		key = inboundKeyOf(ip.DestinationAddress(), ip.SourceAddress(), ports)
+		service, source, datagram = ip.DestinationAddress(), ip.SourceAddress(), ip[min(int(ip.HeaderLength()), len(ip)):]
 	case client.Is6() && header.ICMPv6(p).Type() == header.ICMPv6DstUnreachable && header.ICMPv6(p).Code() == header.ICMPv6PortUnreachable:
 		ip := header.IPv6(quoted)
-		if len(ip) < header.IPv6MinimumSize+4 || ip.NextHeader() != uint8(udp.ProtocolNumber) {
+		if len(ip) < header.IPv6MinimumSize || ip.NextHeader() != uint8(udp.ProtocolNumber) {
 			return false
 		}
-		ports = ip[header.IPv6MinimumSize:]
-		key = inboundKeyOf(ip.DestinationAddress(), ip.SourceAddress(), ports)
+		service, source, datagram = ip.DestinationAddress(), ip.SourceAddress(), ip[header.IPv6MinimumSize:]
 	default:
 		return false
 	}
-	f := u.find(key.service, key.client)
-	if f == nil || key.client.Addr() != client {
+	h := header.UDP(datagram)
+	if len(h) < header.UDPMinimumSize {
 		return false
 	}
-	f.refused()
-	return true
-}
-
-// inboundKeyOf is the key of a datagram to a service, of which the first bytes of
-// the UDP header are known.
-func inboundKeyOf(service, client tcpip.Address, ports []byte) inboundKey {
-	h := header.UDP(ports)
-	return inboundKey{
-		service: netip.AddrPortFrom(fromAddress(service), h.DestinationPort()),
-		client:  netip.AddrPortFrom(fromAddress(client), h.SourcePort()),
+	at := netip.AddrPortFrom(fromAddress(service), h.DestinationPort())
+	from := netip.AddrPortFrom(fromAddress(source), h.SourcePort())
+	f := u.find(at, from)
+	if f == nil || from.Addr() != client {
+		return false
 	}
+	var payload []byte
+	if len(h) >= int(h.Length()) && int(h.Length()) >= header.UDPMinimumSize {
+		payload = h[header.UDPMinimumSize:h.Length()]
+	}
+	f.refuse(at, payload)
+	return true
 }
