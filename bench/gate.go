@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -31,9 +32,13 @@ var errEnded = errors.New("it ended at once")
 // gate is a running gate with an agent inside.
 type gate struct {
 	b       *bench
+	of      gates.Gate
 	process *site.Process
 	child   *agent.Agent
 	before  []int // processes that were there before
+
+	// dir is a directory with what it leaves behind; empty for none.
+	dir string
 }
 
 // listen makes a socket for the next agent.
@@ -65,10 +70,7 @@ func awaitAgent(ctx context.Context, l *agent.Listener, p *site.Process) (*agent
 // to, forwards all ports.
 func (b *bench) work(mtu int, forwards bool, command ...string) gates.Work {
 	b.agents++
-	w := gates.Work{MTU: mtu, Command: command, StateDir: b.site.Path("run", fmt.Sprintf("gate-%d", b.agents))}
-	if u := b.site.User; u.Few() {
-		w.IDs = gates.IDs{User: u.ID, First: u.First, Size: u.Size}
-	}
+	w := gates.Work{MTU: mtu, Command: command, StateDir: b.site.Path("run", fmt.Sprintf("gate-%d", b.agents)), IDs: b.ids()}
 	if !forwards {
 		return w
 	}
@@ -85,13 +87,22 @@ func (b *bench) work(mtu int, forwards bool, command ...string) gates.Work {
 	return w
 }
 
+// ids are those to map, where the user has fewer than gatekit takes by itself.
+func (b *bench) ids() gates.IDs {
+	u := b.site.User
+	if !u.Few() {
+		return gates.IDs{}
+	}
+	return gates.IDs{User: u.ID, First: u.First, Size: u.Size}
+}
+
 // start starts a gate with an agent inside. The caller stops it.
 func (b *bench) start(ctx context.Context, g gates.Gate, mtu int, forwards bool) (*gate, error) {
 	socket, listener, err := b.listen()
 	if err != nil {
 		return nil, err
 	}
-	running := &gate{b: b}
+	running := &gate{b: b, of: g}
 	if running.before, err = alive(); err != nil {
 		listener.Close()
 		return nil, err
@@ -156,10 +167,11 @@ func (g *gate) usage() (meter.Usage, error) {
 	return meter.Measure("/proc", pids)
 }
 
-// stop ends the gate and whatever it left behind.
+// stop ends the gate and whatever it left behind, the agent inside included.
 func (g *gate) stop() {
 	if g.child != nil {
 		g.child.Close()
+		g.child = nil
 	}
 	g.process.Stop(stopLimit)
 	if left, err := g.pids(); err == nil {
@@ -168,6 +180,21 @@ func (g *gate) stop() {
 		}
 	}
 	reap()
+	if g.dir != "" {
+		_ = os.RemoveAll(g.dir) // else it goes with the site
+	}
+}
+
+// finish waits until a process has ended, and says how it failed. With the end of the
+// context it is stopped.
+func finish(ctx context.Context, p *site.Process) error {
+	select {
+	case <-p.Ended:
+		return p.Err()
+	case <-ctx.Done():
+		p.Stop(stopLimit)
+		return context.Cause(ctx)
+	}
 }
 
 // reap takes notice of orphans that have ended. The first process of a PID

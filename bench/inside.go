@@ -37,8 +37,10 @@ type bench struct {
 	options
 	rows    *regexp.Regexp
 	site    *site.Site
-	self    string // path of this program for the site's user
-	agents  int    // how many were started
+	self    string        // path of this program for the site's user
+	iperf3  string        // path of that program
+	agents  int           // how many were started
+	docker  *gates.Docker // nil where it is left out
 	results report.Results
 
 	// host serves on the host, client is a client there, outside one on the other
@@ -63,12 +65,20 @@ func inside(ctx context.Context, o options) error {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	found, missing := gates.Find(ctx, b.Paths, append([]string{gates.Gatekit}, b.Peers...)...)
-	for _, err := range missing {
-		fmt.Fprintln(os.Stderr, "bench: left out:", err)
+	var version string
+	if b.iperf3, version, err = gates.Look(ctx, "iperf3"); err != nil {
+		return err
 	}
+	b.results.Tools = []report.Subject{{Name: "iperf3", Version: version}}
+	found, missing := gates.Find(ctx, b.Paths, append([]string{gates.Gatekit}, b.Peers...)...)
 	if len(found) == 0 || found[0].Name != gates.Gatekit {
-		return fmt.Errorf("gatekit: %w", missing[0])
+		return missing[0]
+	}
+	for _, err := range missing {
+		b.leaveOut(err)
+	}
+	if err := b.findDocker(ctx); err != nil {
+		return err
 	}
 	if err := b.describe(found); err != nil {
 		return err
@@ -121,6 +131,13 @@ func serve(ctx context.Context, a *agent.Agent) error {
 	return a.Serve(ctx, o)
 }
 
+// leaveOut notes that something is not measured, and why.
+func (b *bench) leaveOut(reason error) {
+	fmt.Fprintln(os.Stderr, "bench: left out:", reason)
+	b.results.LeftOut = append(b.results.LeftOut, strings.ReplaceAll(reason.Error(), "\n", "; "))
+}
+
+// describe notes what is measured, and on what.
 func (b *bench) describe(found []gates.Gate) (err error) {
 	b.results.Taken = time.Now().UTC().Truncate(time.Second)
 	b.results.Rounds = b.Rounds
@@ -141,28 +158,34 @@ func (b *bench) describe(found []gates.Gate) (err error) {
 	return err
 }
 
-// runRound measures the loopback and each gate once. Rounds take turns in who
-// comes first.
+// runRound measures everything once: part by part, so that figures of one row are taken
+// soon after each other. Parts and rounds take turns in which subject comes first.
 func (b *bench) runRound(ctx context.Context, found []gates.Gate) error {
-	subjects := []func(context.Context) error{b.runLoopback}
-	for _, g := range found {
-		subjects = append(subjects, func(ctx context.Context) error { return b.runGate(ctx, g) })
-	}
-	names := b.results.Subjects
-	for i := range subjects {
-		i = (i + b.round - 1) % len(subjects)
-		b.subject = names[i].Name
-		fmt.Fprintf(os.Stderr, "bench: round %d of %d: %s\n", b.round, b.Rounds, b.subject)
-		if err := b.calm(ctx); err != nil {
-			return err
-		}
-		if err := subjects[i](ctx); err != nil {
-			return fmt.Errorf("%s: %w", b.subject, err)
+	for n, p := range b.parts() {
+		for i := range b.results.Subjects {
+			i = (i + n + b.round - 1) % len(b.results.Subjects)
+			b.subject = b.results.Subjects[i].Name
+			steps, run := p.limit, func() error { return b.run(ctx, p.limit) }
+			if i > 0 { // the subject is a gate
+				g := found[i-1]
+				steps, run = p.steps(&gate{b: b, of: g}), func() error { return b.runPart(ctx, g, p) }
+			}
+			if !b.wants(rowsOf(steps)...) {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "bench: round %d of %d, %s: %s\n", b.round, b.Rounds, p.name, b.subject)
+			if err := b.calm(ctx); err != nil {
+				return err
+			}
+			if err := run(); err != nil {
+				return fmt.Errorf("%s: %w", b.subject, err)
+			}
 		}
 	}
 	return nil
 }
 
+// calm waits for a calm machine, and warns when it does not come.
 func (b *bench) calm(ctx context.Context) error {
 	share, err := awaitCalm(ctx, b.Calm)
 	if err != nil || share < busyShare {

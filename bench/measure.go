@@ -316,7 +316,7 @@ func (l link) forwardedHere() []step {
 // forwardedThere are the steps of a client on another machine.
 func (l link) forwardedThere() []step {
 	return []step{
-		{[]string{"remote.address"}, l.measureAddress},
+		l.addressStep("remote.address"),
 		l.streamStep(1, false, "remote.in", "", ""),
 		l.streamStep(1, true, "remote.out", "", ""),
 		l.floodStep(1200, "remote.udp1200", ""),
@@ -324,21 +324,23 @@ func (l link) forwardedThere() []step {
 	}
 }
 
-// measureAddress notes whether the server sees the client's own address.
-func (l link) measureAddress(ctx context.Context) error {
-	target := l.target(portTCP)
-	target.Network, target.Duration = "tcp", time.Millisecond
-	if _, err := l.client.Trips(ctx, target); err != nil {
-		return err
-	}
-	seen, err := l.server.Seen(ctx)
-	if err != nil {
-		return err
-	}
-	kept := 0.0
-	if seen.LastPeer == site.OutsideAddr {
-		kept = 1
-	}
-	l.b.add("remote.address", kept)
-	return nil
+// addressStep notes whether the server sees the own address of a client outside.
+func (l link) addressStep(row string) step {
+	return step{[]string{row}, func(ctx context.Context) error {
+		target := l.target(portTCP)
+		target.Network, target.Duration = "tcp", time.Millisecond
+		if _, err := l.client.Trips(ctx, target); err != nil {
+			return err
+		}
+		seen, err := l.server.Seen(ctx)
+		if err != nil {
+			return err
+		}
+		kept := 0.0
+		if seen.LastPeer == site.OutsideAddr {
+			kept = 1
+		}
+		l.b.add(row, kept)
+		return nil
+	}}
 }

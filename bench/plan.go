@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gatekit/gatekit/bench/agent"
@@ -13,89 +14,82 @@ import (
 
 var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// runLoopback measures the limit: client and server on the host, without a gate.
-func (b *bench) runLoopback(ctx context.Context) error {
-	direct := link{b: b, client: b.client, server: b.host, addr: site.HostAddr}
-	steps := append(direct.outward(), direct.scale(b.round)...)
-	return b.run(ctx, steps)
-}
-
-// part is what is measured with one start of a gate.
+// part is what is measured of all subjects, one after the other, before the next part.
 type part struct {
-	mtu      int
-	forwards bool
-	steps    func(*gate) []step
+	name string
+
+	// start starts a gate for the steps; nil where they start what they measure. A gate
+	// is started anew for each part, so that none has to do with what an earlier one
+	// left in memory.
+	start func(context.Context, gates.Gate) (*gate, error)
+
+	// steps are those of a gate; none where it has no share in the part. They may be
+	// asked for with a gate that does not run, to see their rows.
+	steps func(*gate) []step
+
+	// limit are the steps without a gate, client and server both on the host.
+	limit []step
 }
 
-// parts are what is measured of every gate in this round. A gate is started anew for
-// each, so that no part has to do with what an earlier one left in memory.
+// parts are what is measured in this round.
 func (b *bench) parts() []part {
+	direct := link{b: b, client: b.client, server: b.host, addr: site.HostAddr}
 	out := func(running *gate) link {
-		return link{b: b, client: running.child, server: b.host, addr: site.HostAddr, gate: running}
+		l := direct
+		l.client, l.gate = running.child, running
+		return l
 	}
 	parts := []part{
-		{1500, false, func(running *gate) []step {
-			l := out(running)
-			return append([]step{running.idleStep()}, append(l.outward(), l.scale(b.round)...)...)
+		{name: "start", steps: func(g *gate) []step {
+			return []step{{[]string{"start.true"}, func(ctx context.Context) error { return b.measureStart(ctx, g.of) }}}
 		}},
-		{65520, false, func(running *gate) []step {
-			l := out(running)
+		{name: "network", start: b.starter(1500, false),
+			steps: func(g *gate) []step { return slices.Concat([]step{g.idleStep()}, out(g).outward(), out(g).scale()) },
+			limit: slices.Concat(direct.outward(), direct.scale()),
+		},
+		{name: "network of MTU 65520", start: b.starter(65520, false), steps: func(g *gate) []step {
 			return []step{
-				l.streamStep(1, false, "tcp65520.out", "cpu65520.out", ""),
-				l.streamStep(1, true, "tcp65520.in", "cpu65520.in", ""),
+				out(g).streamStep(1, false, "tcp65520.out", "cpu65520.out", ""),
+				out(g).streamStep(1, true, "tcp65520.in", "cpu65520.in", ""),
 			}
 		}},
-		{1500, true, func(running *gate) []step {
-			here := link{b: b, client: b.client, server: running.child, addr: localhost, offset: forwarded, gate: running}
+		{name: "forwards", start: b.starter(1500, true), steps: func(g *gate) []step {
+			here := link{b: b, client: b.client, server: g.child, addr: localhost, offset: forwarded, gate: g}
 			there := here
 			there.client, there.addr = b.outside, site.HostAddr
 			return append(here.forwardedHere(), there.forwardedThere()...)
 		}},
+		{name: "network card", steps: b.cardSteps},
+		{name: "Docker", start: b.startDocker, steps: b.dockerSteps},
 	}
-	if b.round == 1 { // takes long, and varies little
+	if b.round == 1 { // takes long
 		for _, h := range b.holds() {
-			parts = append(parts, part{1500, false, func(running *gate) []step { return []step{h.step(out(running))} }})
+			parts = append(parts, part{name: h.row, start: b.starter(1500, false),
+				steps: func(g *gate) []step { return []step{h.step(out(g))} }})
 		}
 	}
 	return parts
 }
 
-// runGate measures one gate.
-func (b *bench) runGate(ctx context.Context, g gates.Gate) error {
-	start := step{[]string{"start.true"}, func(ctx context.Context) error { return b.measureStart(ctx, g) }}
-	if err := b.run(ctx, []step{start}); err != nil {
-		return err
-	}
-	for _, p := range b.parts() {
-		if err := b.runPart(ctx, g, p); err != nil {
-			return err
-		}
-	}
-	if g.Name == gates.Gatekit {
-		return b.runCard(ctx)
-	}
-	return nil
+// starter starts gates with an agent inside.
+func (b *bench) starter(mtu int, forwards bool) func(context.Context, gates.Gate) (*gate, error) {
+	return func(ctx context.Context, g gates.Gate) (*gate, error) { return b.start(ctx, g, mtu, forwards) }
 }
 
-// runPart measures one part. After a step that cost the gate its agent, the gate is
-// started again for the others.
+// runPart measures one part of a gate. After a step that cost the gate its agent, the
+// gate is started again for the others.
 func (b *bench) runPart(ctx context.Context, g gates.Gate, p part) error {
-	for done := 0; ; {
-		var rows []string
-		// A gate that is never started says which steps there are.
-		steps := p.steps(&gate{b: b})
-		for _, s := range steps[done:] {
-			rows = append(rows, s.rows...)
-		}
-		if done == len(steps) || !b.wants(rows...) {
-			return nil
-		}
-		running, err := b.start(ctx, g, p.mtu, p.forwards)
+	steps := p.steps(&gate{b: b, of: g})
+	if p.start == nil {
+		return b.run(ctx, steps)
+	}
+	for done := 0; b.wants(rowsOf(steps[done:])...); {
+		running, err := p.start(ctx, g)
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			b.fail(fmt.Errorf("start: %w", err), rows...)
+			b.fail(fmt.Errorf("start: %w", err), rowsOf(steps[done:])...)
 			return nil
 		}
 		for _, s := range p.steps(running)[done:] {
@@ -109,6 +103,16 @@ func (b *bench) runPart(ctx context.Context, g gates.Gate, p part) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// rowsOf are the rows to which the steps add figures.
+func rowsOf(steps []step) []string {
+	var rows []string
+	for _, s := range steps {
+		rows = append(rows, s.rows...)
+	}
+	return rows
 }
 
 // measureStart times a gate whose command is true. It is started several times in
@@ -118,24 +122,18 @@ func (b *bench) measureStart(ctx context.Context, g gates.Gate) error {
 	if b.Smoke {
 		times = 1
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("they did not end within %v", startLimit))
+	defer cancel()
 	for range times {
 		start := time.Now()
 		p, err := b.site.Start(site.Host, g.Command(b.work(1500, false, "true"))...)
 		if err != nil {
 			return err
 		}
-		select {
-		case <-p.Ended:
-		case <-ctx.Done():
-			p.Stop(stopLimit)
-			return context.Cause(ctx)
-		case <-time.After(startLimit):
-			p.Stop(stopLimit)
-			return fmt.Errorf("it did not end within %v", startLimit)
-		}
+		err = finish(ctx, p)
 		took := time.Since(start)
 		reap()
-		if err := p.Err(); err != nil {
+		if err != nil {
 			return err
 		}
 		b.add("start.true", took.Seconds()*1e3)
@@ -172,11 +170,8 @@ func (g *gate) idleStep() step {
 }
 
 // scale are the steps that show what round trips cost with ever more connections
-// at the same time; in the first round alone.
-func (l link) scale(round int) []step {
-	if round > 1 {
-		return nil
-	}
+// at the same time.
+func (l link) scale() []step {
 	var steps []step
 	for _, n := range []int{1, 10, 100, 1000} {
 		row := fmt.Sprintf("scale%d", n)

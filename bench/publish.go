@@ -34,6 +34,8 @@ var pictures = []picture{
 		[]string{"forward.in", "forward.out"}},
 	{"remote", "Forwarded ports, client on another machine", "Forwarded TCP streams, client on another machine, Gbit/s",
 		[]string{"remote.in", "remote.out"}},
+	{"docker", "A container of Docker's", "TCP streams of a container, Gbit/s",
+		[]string{"docker.out", "docker.in", "docker.back"}},
 }
 
 // publish prints the report and, with -out, writes it: the document's generated

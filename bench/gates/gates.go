@@ -5,6 +5,8 @@
 //   - slirp4netns, started by RootlessKit, whose builtin port driver forwards;
 //   - pasta (of the package passt), which starts the command itself.
 //
+// Docker is no gate, but runs on those that are, or can stand for, RootlessKit.
+//
 // Each gate gives its command a network namespace where the host's addresses are
 // reached through the gate, with the same MTU, and forwards the same ports. All
 // else is left at the gate's defaults. A gate whose program is not on the machine
@@ -17,6 +19,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +72,14 @@ type Gate struct {
 	// Version says which program it is, and which others it needs.
 	Version string
 
+	// Kit is the program that dockerd-rootless.sh can start as its RootlessKit; empty
+	// for a gate that cannot be one.
+	Kit string
+
 	start func(Work) []string
+
+	// kitEnv tells dockerd-rootless.sh of the Kit.
+	kitEnv func(IDs) []string
 }
 
 // Command is how to start the gate for that work.
@@ -95,25 +105,41 @@ func find(ctx context.Context, p Paths, kind string) (Gate, error) {
 	switch kind {
 	case Gatekit:
 		program, version, err := look(ctx, p.Gatekit, "gatekit")
-		return Gate{kind, version, func(w Work) []string { return gatekit(program, w) }}, err
+		return Gate{
+			Name: kind, Version: version, Kit: program,
+			start:  func(w Work) []string { return gatekit(program, w) },
+			kitEnv: gatekitEnv,
+		}, err
 	case Slirp4netns:
 		kit, kitVersion, err := look(ctx, p.RootlessKit, "rootlesskit")
 		program, version, err2 := look(ctx, p.Slirp4netns, "slirp4netns")
 		version += " with RootlessKit " + kitVersion
-		return Gate{kind, version, func(w Work) []string { return slirp4netns(kit, program, w) }}, errors.Join(err, err2)
+		return Gate{
+			Name: kind, Version: version, Kit: kit,
+			start:  func(w Work) []string { return slirp4netns(kit, program, w) },
+			kitEnv: func(IDs) []string { return slirp4netnsEnv(program) },
+		}, errors.Join(err, err2)
 	case Pasta:
 		program, version, err := look(ctx, p.Pasta, "pasta")
-		return Gate{kind, version, func(w Work) []string { return pasta(program, w) }}, err
+		return Gate{Name: kind, Version: version, start: func(w Work) []string { return pasta(program, w) }}, err
 	}
 	return Gate{}, fmt.Errorf("no such gate; known are %s, %s and %s", Gatekit, Slirp4netns, Pasta)
 }
 
-// look finds a program and asks it for its version.
+// look finds a program by its path, else by its name.
 func look(ctx context.Context, path, name string) (program, version string, err error) {
 	if path == "" {
 		path = name
 	}
-	if program, err = exec.LookPath(path); err != nil {
+	return Look(ctx, path)
+}
+
+// Look finds a program and asks it for its version.
+func Look(ctx context.Context, name string) (program, version string, err error) {
+	if program, err = exec.LookPath(name); err != nil {
+		return "", "", err
+	}
+	if program, err = filepath.Abs(program); err != nil {
 		return "", "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -130,7 +156,7 @@ func parseVersion(out string) string {
 	words := strings.Fields(line)
 	for i, word := range words[:max(len(words)-1, 0)] {
 		if word == "version" && strings.ContainsAny(words[i+1], "0123456789") {
-			return words[i+1]
+			return strings.TrimRight(words[i+1], ",")
 		}
 	}
 	if i := slices.IndexFunc(words, func(word string) bool { return strings.ContainsAny(word[:1], "0123456789") }); i >= 0 {
@@ -141,15 +167,29 @@ func parseVersion(out string) string {
 
 func gatekit(program string, w Work) []string {
 	args := []string{program, "--net=slirp", "--mtu=" + strconv.Itoa(w.MTU), "--state-dir=" + w.StateDir}
-	if w.IDs != (IDs{}) {
-		for _, flag := range []string{"--uidmap=", "--gidmap="} {
-			args = append(args, fmt.Sprintf("%s0:%d:1", flag, w.IDs.User), fmt.Sprintf("%s1:%d:%d", flag, w.IDs.First, w.IDs.Size))
-		}
-	}
+	args = append(args, w.IDs.flags()...)
 	for _, f := range w.Forwards {
 		args = append(args, "--publish="+f.spec())
 	}
 	return append(args, w.Command...)
+}
+
+// flags are those that map the ids.
+func (ids IDs) flags() []string {
+	if ids == (IDs{}) {
+		return nil
+	}
+	var flags []string
+	for _, flag := range []string{"--uidmap=", "--gidmap="} {
+		flags = append(flags, fmt.Sprintf("%s0:%d:1", flag, ids.User), fmt.Sprintf("%s1:%d:%d", flag, ids.First, ids.Size))
+	}
+	return flags
+}
+
+// gatekitEnv is what docs/docker.md has a user set.
+func gatekitEnv(ids IDs) []string {
+	return []string{"DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns",
+		"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=" + strings.Join(ids.flags(), " ")}
 }
 
 func slirp4netns(kit, program string, w Work) []string {
@@ -162,6 +202,13 @@ func slirp4netns(kit, program string, w Work) []string {
 		args = append(args, "--publish="+f.spec())
 	}
 	return append(args, w.Command...)
+}
+
+// slirp4netnsEnv is what dockerd-rootless.sh sets by itself where it finds slirp4netns in
+// PATH.
+func slirp4netnsEnv(program string) []string {
+	return []string{"DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns", "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=65520",
+		"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--slirp4netns-binary=" + program}
 }
 
 // spec is a forward as gatekit and RootlessKit write it.

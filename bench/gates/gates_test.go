@@ -16,6 +16,7 @@ func TestVersionsAreFoundInWhatProgramsPrint(t *testing.T) {
 		{"slirp4netns", "slirp4netns version 1.2.0\ncommit: 656041d\nlibslirp: 4.7.0\n", "1.2.0"},
 		{"pasta of a distribution", "pasta 0.0~git20230309.7c7625d-1\nCopyright Red Hat\n", "0.0~git20230309.7c7625d-1"},
 		{"pasta that does not know", "pasta unknown version\nCopyright Red Hat\n", "of unknown version"},
+		{"Docker", "Docker version 20.10.24+dfsg1, build 5d6db84\n", "20.10.24+dfsg1"},
 		{"nothing", "", "of unknown version"},
 		{"the word alone", "version", "of unknown version"},
 	} {

@@ -47,6 +47,16 @@ func (r *Results) Markdown(charts []Chart) string {
 			fmt.Fprintf(&b, "- %s %s\n", s.Name, s.Version)
 		}
 	}
+	if len(r.Tools) > 0 {
+		var tools []string
+		for _, t := range r.Tools {
+			tools = append(tools, t.Name+" "+t.Version)
+		}
+		fmt.Fprintf(&b, "\nThe work is done by %s.\n", strings.Join(tools, " and "))
+	}
+	for _, reason := range r.LeftOut {
+		fmt.Fprintf(&b, "\n**Left out:** %s.\n", strings.TrimRight(reason, "."))
+	}
 	for _, w := range r.Warnings {
 		fmt.Fprintf(&b, "\n**Do not trust this run:** %s.\n", w)
 	}

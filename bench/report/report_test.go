@@ -96,10 +96,14 @@ func TestTargetsAreJudgedByMedians(t *testing.T) {
 func TestTheReportSaysWhatIsMetAndWhatIsNot(t *testing.T) {
 	r := example()
 	r.Warnings = []string{"the machine was 40 % busy"}
+	r.Tools = []Subject{{"iperf3", "3"}, {"Docker", "20"}}
+	r.LeftOut = []string{"pasta: not found in $PATH"}
 	got := r.Markdown([]Chart{{Group: "TCP streams", Title: "streams", Path: "benchmarks/streams.svg"}})
 	for _, want := range []string{
 		"Taken on 2 January 2026, 03:04 UTC on 2 × Processor, 8 GiB of memory, Linux 6.1. Medians of 2 rounds; each loop ran for 1.5 s, each stream for 2 s. Each process could have 20 000 descriptors open.",
 		"- gatekit 1\n- slirp4netns 2\n",
+		"\nThe work is done by iperf3 3 and Docker 20.\n",
+		"\n**Left out:** pasta: not found in $PATH.\n",
 		"**Do not trust this run:** the machine was 40 % busy.",
 		"| TCP streams: one stream out, MTU 1500 | at least 10 × slirp4netns | 13.0 × (13.0 Gbit/s) | met |",
 		"| Start and idle: resident memory | at most 35.0 MB | 40.0 MB | **falls short** |",

@@ -48,7 +48,14 @@ type Results struct {
 	// Subjects are those that were measured, in the order of the columns.
 	Subjects []Subject `json:"subjects"`
 
-	// Figures are by row and by subject, one for each round.
+	// Tools are programs that gave all subjects the same work.
+	Tools []Subject `json:"tools,omitempty"`
+
+	// LeftOut are what was not measured, with the reasons.
+	LeftOut []string `json:"leftOut,omitempty"`
+
+	// Figures are by row and by subject, one or more for each round; those that take
+	// long are of the first round alone.
 	Figures map[string]map[string][]float64 `json:"figures"`
 
 	Failures []Failure `json:"failures,omitempty"`

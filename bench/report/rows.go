@@ -91,6 +91,12 @@ func Groups() []Group {
 			{ID: "remote.connect", Title: "connect, exchange, close", Unit: perSecond},
 			{ID: "remote.udp1200", Title: "UDP one way, 1200 bytes", Unit: received},
 		}},
+		{"A container of Docker's", "iperf3 between a container on Docker's default bridge, MTU 1500, and another machine, behind a veth pair. Rootless dockerd runs on gatekit by RootlessKit's name, and on RootlessKit with slirp4netns and its builtin port driver, each as their documents start it. Only the first shows the container its client's own address (1).", []Row{
+			{ID: "docker.out", Title: "one stream, container to the machine", Unit: gigabits},
+			{ID: "docker.in", Title: "one stream, to a published port", Unit: gigabits},
+			{ID: "docker.back", Title: "one stream, from a published port", Unit: gigabits},
+			{ID: "docker.address", Title: "client's address kept", Unit: "1 = yes"},
+		}},
 	}
 }
 

@@ -39,6 +39,9 @@ const (
 
 	// rootlessKit forwards the ports where slirp4netns is the network.
 	rootlessKit = "RootlessKit's builtin driver"
+
+	// rootlessKitSlirp is what Docker runs on there.
+	rootlessKitSlirp = "RootlessKit with slirp4netns"
 )
 
 // Targets returns what gatekit aims at.
@@ -81,6 +84,9 @@ func Targets() []Target {
 		{Row: "remote.address", Factor: 1},
 		{Row: "remote.in", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.out"},
 		{Row: "remote.out", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.in"},
+		{Row: "docker.out", Factor: 5, Against: slirp4netns, Called: rootlessKitSlirp},
+		{Row: "docker.in", Factor: 1, Against: slirp4netns, Called: rootlessKitSlirp},
+		{Row: "docker.address", Factor: 1},
 	}
 }
 

@@ -19,12 +19,23 @@ var (
 	OutsideCardAddr = netip.AddrFrom4([4]byte{203, 0, 113, 2})
 )
 
-// AddCard makes the card, and the plain network namespace that it can be moved to.
-func (s *Site) AddCard() error {
-	var err error
-	if s.plain, err = newThread(); err != nil {
+// AddCard makes the card, and the plain network namespace that it can be moved to,
+// unless both are there.
+func (s *Site) AddCard() (err error) {
+	if s.plain != nil {
+		return nil
+	}
+	plain, err := newThread()
+	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			plain.close()
+			return
+		}
+		s.plain = plain
+	}()
 	outside, err := networkOf(s.outside)
 	if err != nil {
 		return err

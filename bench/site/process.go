@@ -13,20 +13,20 @@ import (
 	"time"
 )
 
-// searched are the directories where programs of the site are found: sbin too,
-// which a user's PATH may lack.
-const searched = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+// Searched are the directories where programs of the site are found, as in PATH: sbin
+// too, which a user's may lack.
+const Searched = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 // lookPath finds a program in them. It is used for set-uid programs, which the
 // caller's PATH should not choose.
 func lookPath(name string) (string, error) {
-	for _, dir := range filepath.SplitList(searched) {
+	for _, dir := range filepath.SplitList(Searched) {
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%s is in none of %s", name, searched)
+	return "", fmt.Errorf("%s is in none of %s", name, Searched)
 }
 
 // Where a process starts.
@@ -56,7 +56,7 @@ func (s *Site) Start(where Where, args ...string) (*Process, error) {
 	p := &Process{Ended: make(chan struct{}), name: filepath.Base(args[0]), output: &tail{}}
 	p.cmd = exec.Command(args[0], args[1:]...)
 	p.cmd.Dir = s.Path("home")
-	p.cmd.Env = []string{"PATH=" + s.Path("bin") + ":" + searched, "LANG=C.UTF-8", "USER=ada", "LOGNAME=ada",
+	p.cmd.Env = []string{"PATH=" + s.Path("bin") + ":" + Searched, "LANG=C.UTF-8", "USER=ada", "LOGNAME=ada",
 		"HOME=" + s.Path("home"), "XDG_RUNTIME_DIR=" + s.Path("run"), "TMPDIR=" + s.Path("tmp")}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -201,10 +201,7 @@ func (s *Site) addUser(u User) error {
 		return err
 	}
 	for _, dir := range []string{"home", "run", "tmp"} {
-		if err := os.Mkdir(s.Path(dir), 0o700); err != nil {
-			return err
-		}
-		if err := os.Chown(s.Path(dir), u.ID, u.ID); err != nil {
+		if err := s.MakeDir(s.Path(dir)); err != nil {
 			return err
 		}
 	}
@@ -226,6 +223,24 @@ func writeEtc(texts map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// MakeDir makes a directory of the user's own.
+func (s *Site) MakeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return os.Chown(path, s.User.ID, s.User.ID)
+}
+
+// Show lays a directory of the machine where the user can reach it, under that name, and
+// returns its path there.
+func (s *Site) Show(dir, name string) (string, error) {
+	own := s.Path(name)
+	if err := os.Mkdir(own, 0o755); err != nil {
+		return "", err
+	}
+	return own, bind(dir, own)
 }
 
 // Install copies a program to where the user can start it, and returns its path
