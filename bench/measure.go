@@ -17,6 +17,10 @@ import (
 // connectWorkers is how many goroutines open short connections.
 const connectWorkers = 16
 
+// burst is how many datagrams a sender of bursts sends at once: 19 KB of them at 1200
+// bytes, as browsers do.
+const burst = 16
+
 // link is a way from a client to a server, with what lies between.
 type link struct {
 	b              *bench
@@ -233,8 +237,9 @@ func (l link) connectStep(row string) step {
 }
 
 // floodStep measures datagrams one way into a row of those received per second
-// and, unless its name is empty, a row of those lost in per cent.
-func (l link) floodStep(size int, row, lossRow string) step {
+// and, unless its name is empty, a row of those lost in per cent. They are sent one by
+// one, or in bursts of more than 1.
+func (l link) floodStep(size, burst int, row, lossRow string) step {
 	s := step{rows: []string{row}}
 	if lossRow != "" {
 		s.rows = append(s.rows, lossRow)
@@ -244,8 +249,11 @@ func (l link) floodStep(size int, row, lossRow string) step {
 		if _, err := l.arrived(ctx); err != nil {
 			return err
 		}
+		if err := l.server.Forget(ctx); err != nil {
+			return err
+		}
 		target := l.target(portSink)
-		target.Size = size
+		target.Size, target.Burst = size, burst
 		sent, err := l.client.Flood(ctx, target)
 		if err != nil {
 			return err
@@ -267,22 +275,20 @@ func (l link) floodStep(size int, row, lossRow string) step {
 }
 
 // arrived waits until nothing more arrives at the server's sink, and returns what
-// has arrived since the last call.
+// has arrived.
 func (l link) arrived(ctx context.Context) (agent.Seen, error) {
 	const quiet, limit = 100 * time.Millisecond, 3 * time.Second
-	sum, err := l.server.Seen(ctx)
+	seen, err := l.server.Seen(ctx)
 	for start := time.Now(); err == nil && time.Since(start) < limit; {
 		if err = wait(ctx, quiet); err != nil {
 			break
 		}
-		var more agent.Seen
-		if more, err = l.server.Seen(ctx); err != nil || more.Datagrams == 0 {
+		before := seen.Datagrams
+		if seen, err = l.server.Seen(ctx); seen.Datagrams == before {
 			break
 		}
-		sum.Datagrams += more.Datagrams
-		sum.Span += more.Span
 	}
-	return sum, err
+	return seen, err
 }
 
 // outward are the steps of a client in the child and a server on the host, at MTU
@@ -295,22 +301,29 @@ func (l link) outward() []step {
 		l.streamStep(8, true, "tcp1500x8.in", "", ""),
 		l.tripsStep("tcp", portTCP, "tcp.trips", "tcp.p50", "tcp.p99"),
 		l.tripsStep("udp", portUDP, "udp.trips", "udp.p50", "udp.p99"),
-		l.floodStep(100, "udp100.out", "udp100.loss"),
-		l.floodStep(1200, "udp1200.out", "udp1200.loss"),
+		l.floodStep(100, 1, "udp100.out", "udp100.loss"),
+		l.floodStep(1200, 1, "udp1200.out", "udp1200.loss"),
 		l.connectStep("tcp.connect"),
+	}
+}
+
+// forwardedFloods are those steps of forwardedHere that the loopback has, too.
+func (l link) forwardedFloods() []step {
+	return []step{
+		l.floodStep(1200, 1, "forward.udp1200", "forward.udp1200loss"),
+		l.floodStep(1200, burst, "forward.burst1200", ""),
 	}
 }
 
 // forwardedHere are the steps of a client on the host and a server in the child.
 func (l link) forwardedHere() []step {
-	return []step{
+	return append(l.forwardedFloods(),
 		l.streamStep(1, false, "forward.in", "", ""),
 		l.streamStep(1, true, "forward.out", "", ""),
 		l.tripsStep("tcp", portTCP, "forward.trips", "", ""),
 		l.tripsStep("udp", portUDP, "forward.udptrips", "", ""),
-		l.floodStep(1200, "forward.udp1200", ""),
 		l.connectStep("forward.connect"),
-	}
+	)
 }
 
 // forwardedThere are the steps of a client on another machine.
@@ -319,7 +332,7 @@ func (l link) forwardedThere() []step {
 		l.addressStep("remote.address"),
 		l.streamStep(1, false, "remote.in", "", ""),
 		l.streamStep(1, true, "remote.out", "", ""),
-		l.floodStep(1200, "remote.udp1200", ""),
+		l.floodStep(1200, 1, "remote.udp1200", ""),
 		l.connectStep("remote.connect"),
 	}
 }

@@ -58,7 +58,7 @@ func (b *bench) parts() []part {
 			there := here
 			there.client, there.addr = b.outside, site.HostAddr
 			return append(here.forwardedHere(), there.forwardedThere()...)
-		}},
+		}, limit: direct.forwardedFloods()},
 		{name: "network card", steps: b.cardSteps},
 		{name: "Docker", start: b.startDocker, steps: b.dockerSteps},
 	}

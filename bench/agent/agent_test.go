@@ -69,7 +69,7 @@ func TestAnAgentServesAndMeasures(t *testing.T) {
 	if err := a.Release(ctx); err != nil {
 		t.Errorf("Release: %v", err)
 	}
-	target = Target{To: []netip.AddrPort{server.Sink()}, Size: 100, Duration: 10 * time.Millisecond}
+	target = Target{To: []netip.AddrPort{server.Sink()}, Size: 100, Burst: 2, Duration: 10 * time.Millisecond}
 	if flooded, err := a.Flood(ctx, target); err != nil || flooded.Sent == 0 {
 		t.Errorf("Flood: %+v, %v", flooded, err)
 	}
@@ -80,12 +80,18 @@ func TestTheServerOfAnAgentTellsWhatItSaw(t *testing.T) {
 	if _, err := a.Seen(t.Context()); err == nil {
 		t.Error("Seen without a server: no error")
 	}
+	if err := a.Forget(t.Context()); err == nil {
+		t.Error("Forget without a server: no error")
+	}
 	o := load.ServerOptions{Addr: netip.MustParseAddr("127.0.0.1")}
 	if err := a.Serve(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Serve(t.Context(), o); err == nil {
 		t.Error("a second server: no error")
+	}
+	if err := a.Forget(t.Context()); err != nil {
+		t.Errorf("Forget: %v", err)
 	}
 	if seen, err := a.Seen(t.Context()); err != nil || seen.LastPeer.IsValid() || seen.Datagrams != 0 {
 		t.Errorf("Seen: %+v, %v", seen, err)

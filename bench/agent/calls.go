@@ -28,6 +28,12 @@ func (a *Agent) Seen(ctx context.Context) (Seen, error) {
 	return limited[Seen](ctx, a, 0, "Seen", None{})
 }
 
+// Forget has the sink of the agent's server count from 0.
+func (a *Agent) Forget(ctx context.Context) error {
+	_, err := limited[None](ctx, a, 0, "Forget", None{})
+	return err
+}
+
 // Trips does round trips, by t.Network, with the first address; see load.Trips.
 func (a *Agent) Trips(ctx context.Context, t Target) (load.Trips, error) {
 	return limited[load.Trips](ctx, a, t.Duration, "Trips", t)
@@ -43,7 +49,7 @@ func (a *Agent) Connect(ctx context.Context, t Target) (load.Connections, error)
 	return limited[load.Connections](ctx, a, t.Duration, "Connect", t)
 }
 
-// Flood sends datagrams of t.Size to the first address.
+// Flood sends datagrams of t.Size, in bursts of t.Burst, to the first address.
 func (a *Agent) Flood(ctx context.Context, t Target) (load.Flooded, error) {
 	return limited[load.Flooded](ctx, a, t.Duration, "Flood", t)
 }

@@ -31,6 +31,7 @@ type Target struct {
 	To       []netip.AddrPort
 	Network  string // "tcp" or "udp"
 	Size     int    // of a datagram, in bytes
+	Burst    int    // of datagrams
 	Count    int    // of workers or connections
 	Duration time.Duration
 }
@@ -60,7 +61,7 @@ type Seen struct {
 	LastPeer netip.Addr
 }
 
-// Seen tells who connected last, and what arrived at the sink since the last call.
+// Seen tells who connected last, and what arrived at the sink since Forget.
 func (s *Service) Seen(_ None, reply *Seen) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,6 +69,17 @@ func (s *Service) Seen(_ None, reply *Seen) error {
 		return errors.New("no server runs")
 	}
 	*reply = Seen{Arrivals: s.server.Arrivals(), LastPeer: s.server.LastPeer()}
+	return nil
+}
+
+// Forget has the sink count from 0.
+func (s *Service) Forget(None, *None) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.server == nil {
+		return errors.New("no server runs")
+	}
+	s.server.Forget()
 	return nil
 }
 
@@ -103,7 +115,7 @@ func (s *Service) Flood(t Target, reply *load.Flooded) error {
 	if err != nil {
 		return err
 	}
-	*reply, err = load.Flood(to, t.Size, t.Duration)
+	*reply, err = load.Flood(to, t.Size, t.Burst, t.Duration)
 	return err
 }
 

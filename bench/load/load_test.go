@@ -1,6 +1,7 @@
 package load
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -90,20 +91,30 @@ func TestConnectionsThatFailSayWhy(t *testing.T) {
 
 func TestAFloodIsCountedAtTheSink(t *testing.T) {
 	s := serve(t)
-	sent, err := Flood(s.Sink(), 100, short)
-	if err != nil {
-		t.Fatal(err)
+	for _, burst := range []int{1, 16} {
+		t.Run(fmt.Sprint("in bursts of ", burst), func(t *testing.T) {
+			s.Forget()
+			sent, err := Flood(s.Sink(), 100, burst, short)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sent.Sent == 0 || sent.Sent%burst != 0 || sent.Elapsed < short {
+				t.Fatalf("flood: %+v", sent)
+			}
+			// A burst that was not cut would be one datagram; most of them may be lost.
+			least := 0
+			if burst > 1 {
+				least = sent.Sent / burst / 2
+			}
+			testenv.Until(t, "datagrams", func() bool { return s.Arrivals().Datagrams > least })
+			if got := s.Arrivals(); got.Datagrams > sent.Sent || got.Span <= 0 || got.Span > time.Minute {
+				t.Errorf("arrived: %+v, sent: %+v", got, sent)
+			}
+		})
 	}
-	if sent.Sent == 0 || sent.Elapsed < short {
-		t.Fatalf("flood: %+v", sent)
-	}
-	var got Arrivals
-	testenv.Until(t, "the first datagram", func() bool {
-		got = s.Arrivals()
-		return got.Datagrams > 0
-	})
-	if got.Datagrams > sent.Sent {
-		t.Errorf("arrived: %+v, sent: %+v", got, sent)
+	s.Forget()
+	if got := s.Arrivals(); got != (Arrivals{}) {
+		t.Errorf("arrived after Forget: %+v", got)
 	}
 }
 

@@ -110,8 +110,11 @@ func (s *Server) LastPeer() netip.Addr {
 	return netip.Addr{}
 }
 
-// Arrivals returns what the sink counted since the last call.
-func (s *Server) Arrivals() Arrivals { return s.arrivals.take() }
+// Arrivals returns what the sink has counted since Forget.
+func (s *Server) Arrivals() Arrivals { return s.arrivals.get() }
+
+// Forget has the sink count from 0.
+func (s *Server) Forget() { s.arrivals.forget() }
 
 // Close ends all listeners and connections, and returns when the Server's
 // goroutines have ended.
@@ -206,9 +209,9 @@ func (a Arrivals) Rate() float64 { return rate(a.Datagrams, a.Span) }
 
 // arrivals counts for Arrivals.
 type arrivals struct {
-	mu          sync.Mutex
-	datagrams   int       // guarded by mu
-	first, last time.Time // guarded by mu
+	mu    sync.Mutex
+	first time.Time // guarded by mu
+	sum   Arrivals  // guarded by mu
 }
 
 func (a *arrivals) count(conn *net.UDPConn) {
@@ -223,19 +226,23 @@ func (a *arrivals) count(conn *net.UDPConn) {
 		}
 		now := time.Now()
 		a.mu.Lock()
-		if a.datagrams == 0 {
+		if a.sum.Datagrams == 0 {
 			a.first = now
 		}
-		a.datagrams++
-		a.last = now
+		a.sum.Datagrams++
+		a.sum.Span = now.Sub(a.first)
 		a.mu.Unlock()
 	}
 }
 
-func (a *arrivals) take() Arrivals {
+func (a *arrivals) get() Arrivals {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	taken := Arrivals{Datagrams: a.datagrams, Span: a.last.Sub(a.first)}
-	a.datagrams = 0
-	return taken
+	return a.sum
+}
+
+func (a *arrivals) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sum = Arrivals{}
 }

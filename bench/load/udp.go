@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // datagramPatience is how long the answer to a datagram may take: nobody sends a
@@ -87,27 +89,48 @@ type Flooded struct {
 // Rate is datagrams sent per second.
 func (f Flooded) Rate() float64 { return rate(f.Sent, f.Elapsed) }
 
-// Flood sends datagrams of the given size, one call for each and as fast as the
-// kernel takes them, for the given time.
-func Flood(to netip.AddrPort, size int, d time.Duration) (Flooded, error) {
+// Flood sends datagrams of the given size as fast as the kernel takes them, for the
+// given time: one with each call or, where burst is more than 1, so many, as QUIC's
+// senders do (UDP_SEGMENT in udp(7)). That takes a fraction of the time.
+func Flood(to netip.AddrPort, size, burst int, d time.Duration) (Flooded, error) {
 	conn, err := dialUDP(to)
 	if err != nil {
 		return Flooded{}, err
 	}
 	defer conn.Close()
-	payload := make([]byte, size)
+	burst = max(burst, 1)
+	if burst > 1 {
+		if err := segment(conn, size); err != nil {
+			return Flooded{}, err
+		}
+	}
+	payload := make([]byte, size*burst)
 	var f Flooded
 	start := time.Now()
 	for f.Elapsed < d {
 		// The clock is not asked for each datagram.
 		for range 16 {
 			if _, err := conn.Write(payload); err != nil {
-				f.Refused++
+				f.Refused += burst
 				continue
 			}
-			f.Sent++
+			f.Sent += burst
 		}
 		f.Elapsed = time.Since(start)
 	}
 	return f, nil
+}
+
+// segment has the kernel cut what is written into datagrams of the given size.
+func segment(conn *net.UDPConn, size int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) })
+	if err := errors.Join(err, failed); err != nil {
+		return fmt.Errorf("setsockopt(UDP_SEGMENT): %w", err)
+	}
+	return nil
 }

@@ -80,7 +80,7 @@ func Targets() []Target {
 		{Row: "forward.in", Factor: 0.6, Against: Loopback, AgainstRow: "tcp1500.out"},
 		{Row: "forward.out", Factor: 0.6, Against: Loopback, AgainstRow: "tcp1500.in"},
 		{Row: "forward.connect", Factor: 1.2, Against: slirp4netns, Called: rootlessKit},
-		{Row: "forward.udp1200", Factor: 3, Against: slirp4netns, Called: rootlessKit},
+		{Row: "forward.burst1200", Factor: 3, Against: slirp4netns, Called: rootlessKit},
 		{Row: "remote.address", Factor: 1},
 		{Row: "remote.in", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.out"},
 		{Row: "remote.out", Factor: 0.3, Against: Loopback, AgainstRow: "tcp1500.in"},
