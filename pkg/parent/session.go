@@ -168,6 +168,10 @@ func (s *session) Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, 
 			m.CloseFiles()
 			return nil, fmt.Errorf("make a socket in the namespace: %w", reply.Errno)
 		}
+		if len(m.Files) == 0 || len(m.Files) > n {
+			m.CloseFiles()
+			return nil, fmt.Errorf("make %d sockets in the namespace: the child sent %d", n, len(m.Files))
+		}
 		return m.Files, nil
 	case <-ctx.Done():
 		s.forget(request.ID, answer)

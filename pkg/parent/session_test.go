@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,12 +54,7 @@ func TestDescriptorsThatNobodyAskedForAreClosed(t *testing.T) {
 		"an answer without an id":  send(t, child, handshake.KindSockets, "none"),
 		"a second ready":           send(t, child, handshake.KindReady, nil),
 	} {
-		if err := pipe.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := pipe.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("%s: %v; want the end of the pipe", name, err)
-		}
+		expectEnd(t, name, pipe)
 	}
 	<-s.done
 }
@@ -82,13 +78,14 @@ func TestWhoWaitsForSocketsHearsOfTheChildsEnd(t *testing.T) {
 	}
 }
 
-func TestARequestThatWasGivenUpLeavesNoDescriptor(t *testing.T) {
-	s, child := newTestSession(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	asked := make(chan error, 1)
+// ask has a session ask its child for a socket, and returns the request's id and what
+// becomes of it.
+func ask(ctx context.Context, t *testing.T, s *session, child *handshake.Conn) (id uint64, asked <-chan error) {
+	t.Helper()
+	outcome := make(chan error, 1)
 	go func() {
 		_, err := s.Sockets(ctx, unix.AF_INET, unix.SOCK_STREAM, 1)
-		asked <- err
+		outcome <- err
 	}()
 	m, err := child.Expect(handshake.KindSockets)
 	if err != nil {
@@ -98,15 +95,54 @@ func TestARequestThatWasGivenUpLeavesNoDescriptor(t *testing.T) {
 	if err := m.Decode(&request); err != nil {
 		t.Fatal(err)
 	}
-	cancel()
-	if err := <-asked; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	pipe := send(t, child, handshake.KindSockets, handshake.Reply{ID: request.ID})
+	return request.ID, outcome
+}
+
+// expectEnd expects the other end of a pipe to be closed, that came with what.
+func expectEnd(t *testing.T, what string, pipe *os.File) {
+	t.Helper()
 	if err := pipe.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := pipe.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("%v; want the end of the pipe", err)
+		t.Errorf("%s: %v; want the end of the pipe", what, err)
 	}
+}
+
+func TestARequestThatWasGivenUpLeavesNoDescriptor(t *testing.T) {
+	s, child := newTestSession(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	id, asked := ask(ctx, t, s, child)
+	cancel()
+	if err := <-asked; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	expectEnd(t, "a late answer", send(t, child, handshake.KindSockets, handshake.Reply{ID: id}))
+}
+
+// What runs inside can change the child, so its answers are not taken on trust.
+func TestAnAnswerHasAsManySocketsAsWereAskedForOrLess(t *testing.T) {
+	s, child := newTestSession(t)
+	id, asked := ask(t.Context(), t, s, child)
+	if err := child.Send(handshake.KindSockets, handshake.Reply{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err == nil || !strings.Contains(err.Error(), "the child sent 0") {
+		t.Errorf("an answer without a socket: %v", err)
+	}
+	id, asked = ask(t.Context(), t, s, child)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	err = child.Send(handshake.KindSockets, handshake.Reply{ID: id}, w, w)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err == nil || !strings.Contains(err.Error(), "the child sent 2") {
+		t.Errorf("an answer with two: %v", err)
+	}
+	expectEnd(t, "an answer with two", r)
 }
