@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -80,6 +81,12 @@ type Publisher struct {
 type service struct {
 	transport string // "tcp" or "udp"
 	port      int
+}
+
+// socket is one that listens inside.
+type socket struct {
+	transport string
+	local     netip.AddrPort
 }
 
 // forward is what became of a service.
@@ -175,9 +182,6 @@ func (p *Publisher) Enable(ctx context.Context) error {
 		return nil
 	}
 	files, err := p.o.Sockets.Sockets(ctx, unix.AF_NETLINK, unix.SOCK_RAW, 1)
-	if err == nil && len(files) != 1 {
-		err = errors.New("none came")
-	}
 	if err == nil {
 		p.diag = linux.NewSockDiag(files[0])
 		err = p.update(ctx)
@@ -225,7 +229,8 @@ func (p *Publisher) look(ctx context.Context) {
 // update compares what listens with what is published. The caller has the turn,
 // as for all below.
 func (p *Publisher) update(ctx context.Context) error {
-	listening, err := p.listening()
+	taken, own := p.forwarded()
+	listening, err := p.listening(own)
 	if err != nil {
 		return err
 	}
@@ -234,12 +239,6 @@ func (p *Publisher) update(ctx context.Context) error {
 		return !ok || ip != f.childIP
 	}); err != nil {
 		return err
-	}
-	taken := map[service]bool{}
-	if len(listening) > len(p.published) {
-		for _, status := range p.o.Driver.List() {
-			taken[serviceOf(status.Spec)] = true
-		}
 	}
 	now := time.Now()
 	for _, s := range slices.SortedFunc(maps.Keys(listening), service.compare) {
@@ -250,6 +249,23 @@ func (p *Publisher) update(ctx context.Context) error {
 		p.publish(ctx, s, listening[s], now)
 	}
 	return nil
+}
+
+// forwarded are the services that forwards lead to, and the sockets inside that are
+// those of reverse forwards, and no services.
+func (p *Publisher) forwarded() (taken map[service]bool, own map[socket]bool) {
+	taken, own = map[service]bool{}, map[socket]bool{}
+	for _, status := range p.o.Driver.List() {
+		spec := status.Spec
+		if !spec.Reverse {
+			taken[serviceOf(spec)] = true
+			continue
+		}
+		for _, addr := range spec.Listens() {
+			own[socket{spec.Transport(), netip.AddrPortFrom(addr, uint16(spec.ListenPort()))}] = true
+		}
+	}
+	return taken, own
 }
 
 // publish adds a forward.
@@ -298,6 +314,5 @@ func (s service) spec(childIP string) port.Spec {
 	return port.Spec{Proto: s.transport, ParentIP: hostIP, ParentPort: s.port, ChildIP: childIP, ChildPort: s.port}
 }
 
-// serviceOf is what a forward leads to; for a reverse one, itself, which listens
-// inside but is nobody's service.
+// serviceOf is what a forward leads to.
 func serviceOf(spec port.Spec) service { return service{spec.Transport(), spec.ChildPort} }

@@ -261,6 +261,41 @@ func TestPeopleComeFirst(t *testing.T) {
 	want(t, d, number, fmt.Sprintf("127.0.0.1:%d:%[1]d/tcp", number))
 }
 
+// The socket of a reverse forward is nobody's service; a service beside it, on another
+// address or where the forward has no socket (at the gateway), is.
+func TestReverseForwardsAreNoServices(t *testing.T) {
+	d := &driver{}
+	p := start(t, d, Options{})
+	service, _ := listen(t, "tcp4", "127.0.0.1", 0)
+	own, _ := listen(t, "tcp4", "127.0.0.1", 0)
+	beside, _ := listen(t, "tcp4", "127.0.0.1", 0)
+	listen(t, "tcp4", "127.0.0.53", beside)
+	reverse := func(childIP string, number int) string {
+		t.Helper()
+		specs, err := port.ParseReverse(fmt.Sprintf("8090:%s%d/tcp", childIP, number))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Add(t.Context(), specs); err != nil {
+			t.Fatal(err)
+		}
+		return specs[0].String()
+	}
+	atGateway, onLoopback, others := reverse("10.0.2.2:", service), reverse("", own), reverse("127.0.0.1:", beside)
+	if err := p.Enable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for number, text := range map[int]string{
+		service: atGateway + fmt.Sprintf(" 127.0.0.1:%d:%[1]d/tcp", service),
+		own:     onLoopback,
+		beside:  others + fmt.Sprintf(" 127.0.0.1:%d:127.0.0.53:%[1]d/tcp", beside),
+	} {
+		if got := d.to(number); got != text {
+			t.Errorf("there are %q, want %q", got, text)
+		}
+	}
+}
+
 func TestARefusalIsToldOnceAndTriedAgain(t *testing.T) {
 	number, stop := listen(t, "tcp4", "127.0.0.1", 0)
 	d := &driver{taken: []int{number}}

@@ -12,8 +12,9 @@ import (
 // network namespace (net.ipv4.ip_local_port_range, ip-sysctl.rst).
 const firstEphemeral = 32768
 
-// listening returns what listens in the namespace, and the ChildIP of each.
-func (p *Publisher) listening() (map[service]string, error) {
+// listening returns what listens in the namespace by other sockets than own, and the
+// ChildIP of each.
+func (p *Publisher) listening(own map[socket]bool) (map[service]string, error) {
 	found := map[service]string{}
 	for _, kind := range [...]struct {
 		transport string
@@ -28,8 +29,10 @@ func (p *Publisher) listening() (map[service]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			for _, socket := range sockets {
-				note(found, kind.transport, socket.Local)
+			for _, s := range sockets {
+				if !own[socket{kind.transport, s.Local}] {
+					note(found, kind.transport, s.Local)
+				}
 			}
 		}
 	}
