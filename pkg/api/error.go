@@ -3,11 +3,18 @@ package api
 import (
 	"errors"
 	"net/http"
+	"time"
 )
 
 // MaxBody is the size of the largest request body that a server takes, in
 // bytes.
 const MaxBody = 1 << 20
+
+// IdleTimeout is how long a server keeps a connection that no call uses, if it is not
+// told otherwise. A client should keep it for less time, so that no call meets its
+// end. It is short because dockerd (28.5, for one) forgets a connection for each
+// "docker version" (docker-py#3251), and a server has room for so many.
+const IdleTimeout = 5 * time.Second
 
 // Code tells programs what went wrong. Codes do not change within a major
 // version.

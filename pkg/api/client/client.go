@@ -26,8 +26,9 @@ import (
 )
 
 const (
-	// idleTimeout is less than the server's.
-	idleTimeout = 30 * time.Second
+	// idleTimeout is less than the server's: there are seconds between the two for a
+	// machine that is busy.
+	idleTimeout = api.IdleTimeout / 5
 
 	// maxAnswer is the size of the largest answer that is read, in bytes: more
 	// than a forward for each port takes.

@@ -90,9 +90,7 @@ type Options struct {
 	// end of its answer. Zero means 60 seconds.
 	WriteTimeout time.Duration
 
-	// IdleTimeout closes a connection that is not used. Zero means 5 seconds:
-	// dockerd (28.5, for one) forgets a connection for each "docker version", and
-	// these count for MaxConnections.
+	// IdleTimeout closes a connection that is not used. Zero means api.IdleTimeout.
 	IdleTimeout time.Duration
 
 	// ShutdownTimeout is how long requests may go on when Run is to end. Zero
@@ -126,7 +124,7 @@ func New(o Options) *Server {
 	}{
 		{&o.ReadTimeout, 10 * time.Second},
 		{&o.WriteTimeout, 60 * time.Second},
-		{&o.IdleTimeout, 5 * time.Second},
+		{&o.IdleTimeout, api.IdleTimeout},
 		{&o.ShutdownTimeout, 2 * time.Second},
 	} {
 		if *d.value == 0 {
