@@ -8,14 +8,12 @@ import (
 
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
 func addPortsCommand(p persona.Persona) *cli.Command {
-	var flags []cli.Flag
-	if p.Plain {
-		flags = []cli.Flag{jsonFlag()}
-	}
+	flags := []cli.Flag{jsonFlag()}
 	if !p.Plain {
 		flags = []cli.Flag{&cli.BoolFlag{Name: "reverse", Usage: "forward from the namespace to the host: listen inside on CHILDIP and CHILDPORT, and lead to PARENTIP and PARENTPORT"}}
 	}
@@ -42,20 +40,15 @@ func addAuto(c *cli.Context) error {
 	if c.NArg() != 1 || c.Bool("reverse") {
 		return usageError(c, fmt.Errorf("auto stands alone"), true)
 	}
-	gate, err := connect(c)
-	if err != nil {
-		return err
+	err := withGate(c, func(gate *client.Client) error { return gate.AutoPorts(c.Context, true) })
+	if err == nil {
+		fmt.Fprintln(c.App.Writer, auto)
 	}
-	defer gate.CloseIdleConnections()
-	if err := gate.AutoPorts(c.Context, true); err != nil {
-		return err
-	}
-	fmt.Fprintln(c.App.Writer, auto)
-	return nil
+	return err
 }
 
 func addPorts(c *cli.Context) error {
-	if err := someArguments(c, "a port spec"); err != nil {
+	if err := listedArguments(c, "a port spec"); err != nil {
 		return err
 	}
 	if slices.Contains(c.Args().Slice(), auto) {
@@ -75,13 +68,11 @@ func addPorts(c *cli.Context) error {
 			specs = append(specs, api.PortSpec(spec))
 		}
 	}
-	gate, err := connect(c)
-	if err != nil {
+	var added []api.PortStatus
+	if err := withGate(c, func(gate *client.Client) (err error) {
+		added, err = gate.AddPorts(c.Context, specs)
 		return err
-	}
-	defer gate.CloseIdleConnections()
-	added, err := gate.AddPorts(c.Context, specs)
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if c.Bool("json") {

@@ -33,6 +33,8 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		"add-ports auto and a spec":  {[]string{"add-ports", "auto", "80:80/tcp"}, "auto stands alone"},
 		"remove-ports without ids":   {[]string{"remove-ports"}, "an id is missing"},
 		"remove-ports with a name":   {[]string{"remove-ports", "1", "web"}, `"web"`},
+		"add-ports, then a flag":     {[]string{"add-ports", "80:80/tcp", "--reverse"}, `options stand before a port spec: "--reverse"`},
+		"remove-ports, then a flag":  {[]string{"remove-ports", "1", "--drain=0s"}, `options stand before an id: "--drain=0s"`},
 		"remove-ports into the past": {[]string{"remove-ports", "--drain=-1s", "1"}, "--drain=-1s"},
 		"policy without a command":   {[]string{"policy"}, "show, set, allow or deny"},
 		"policy without such":        {[]string{"policy", "mend"}, "no such command: mend"},

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
 )
 
 func connectionsCommand() *cli.Command {
@@ -16,26 +17,11 @@ func connectionsCommand() *cli.Command {
 		Usage:     "list the flows now",
 		UsageText: "gatectl connections [--json]",
 		Flags:     []cli.Flag{jsonFlag()},
-		Action:    connections,
+		Action:    view[[]api.Connection]{ask: (*client.Client).Connections, rows: connectionRows}.show,
 	}
 }
 
-func connections(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
-	gate, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer gate.CloseIdleConnections()
-	list, err := gate.Connections(c.Context)
-	if err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, list)
-	}
+func connectionRows(list []api.Connection) [][]string {
 	rows := [][]string{{"PROTO", "DIRECTION", "CHILD", "REMOTE", "FORWARD", "SOURCEIP", "STATE", "AGE", "IDLE", "IN", "OUT"}}
 	for _, f := range list {
 		forward := ""
@@ -47,7 +33,7 @@ func connections(c *cli.Context) error {
 			span(f.AgeSeconds), span(f.IdleSeconds), count(f.BytesIn), count(f.BytesOut),
 		})
 	}
-	return printTable(c.App.Writer, rows)
+	return rows
 }
 
 // flowEnd is one end of a flow. There are no ports in icmp.

@@ -29,6 +29,16 @@ func connect(c *cli.Context) (*client.Client, error) {
 	return client.New(client.Options{Socket: socket}), nil
 }
 
+// withGate calls the gate that connect finds.
+func withGate(c *cli.Context, call func(*client.Client) error) error {
+	gate, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer gate.CloseIdleConnections()
+	return call(gate)
+}
+
 func findSocket(c *cli.Context) (string, error) {
 	socket, name := c.String("socket"), c.String("gate")
 	switch {

@@ -7,6 +7,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/gatekit/gatekit/internal/persona"
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
 )
 
 func infoCommand() *cli.Command {
@@ -15,31 +17,14 @@ func infoCommand() *cli.Command {
 		Usage:     "show the gate",
 		UsageText: "gatectl info [--json]",
 		Flags:     []cli.Flag{jsonFlag()},
-		Action:    info,
+		Action: view[api.Info]{
+			ask: (*client.Client).Info, rows: infoRows,
+			plain: persona.PrintInfo, plainJSON: persona.PrintInfoJSON,
+		}.show,
 	}
 }
 
-func info(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
-	api, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer api.CloseIdleConnections()
-	i, err := api.Info(c.Context)
-	if err != nil {
-		return err
-	}
-	switch plain := personaOf(c).Plain; {
-	case plain && c.Bool("json"):
-		return persona.PrintInfoJSON(c.App.Writer, i)
-	case plain:
-		return persona.PrintInfo(c.App.Writer, i)
-	case c.Bool("json"):
-		return printJSON(c.App.Writer, i)
-	}
+func infoRows(i api.Info) [][]string {
 	var dns []string
 	for _, a := range i.NetworkDriver.DNS {
 		dns = append(dns, a.String())
@@ -48,7 +33,7 @@ func info(c *cli.Context) error {
 	if i.NetworkDriver.ChildIP != nil {
 		childIP = i.NetworkDriver.ChildIP.String()
 	}
-	return printTable(c.App.Writer, [][]string{
+	return [][]string{
 		{"Name:", i.Name},
 		{"Version:", i.Version},
 		{"API version:", i.APIVersion},
@@ -60,5 +45,5 @@ func info(c *cli.Context) error {
 		{"DNS:", strings.Join(dns, ", ")},
 		{"Port driver:", i.PortDriver.Driver},
 		{"Protocols:", strings.Join(i.PortDriver.Protos, ", ")},
-	})
+	}
 }

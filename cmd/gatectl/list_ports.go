@@ -7,6 +7,7 @@ import (
 
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
 )
 
 func listPortsCommand() *cli.Command {
@@ -15,31 +16,14 @@ func listPortsCommand() *cli.Command {
 		Usage:     "list the published ports",
 		UsageText: "gatectl list-ports [--json]",
 		Flags:     []cli.Flag{jsonFlag()},
-		Action:    listPorts,
+		Action: view[[]api.PortStatus]{
+			ask: (*client.Client).ListPorts, rows: portRows,
+			plain: persona.PrintPorts, plainJSON: persona.PrintPortsJSON,
+		}.show,
 	}
 }
 
-func listPorts(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
-	gate, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer gate.CloseIdleConnections()
-	ports, err := gate.ListPorts(c.Context)
-	if err != nil {
-		return err
-	}
-	switch plain := personaOf(c).Plain; {
-	case plain && c.Bool("json"):
-		return persona.PrintPortsJSON(c.App.Writer, ports)
-	case plain:
-		return persona.PrintPorts(c.App.Writer, ports)
-	case c.Bool("json"):
-		return printJSON(c.App.Writer, ports)
-	}
+func portRows(ports []api.PortStatus) [][]string {
 	rows := [][]string{{"ID", "PROTO", "PARENTIP", "PARENTPORT", "CHILDIP", "CHILDPORT", "SOURCEIP", "DIRECTION"}}
 	for _, p := range ports {
 		rows = append(rows, []string{
@@ -48,7 +32,7 @@ func listPorts(c *cli.Context) error {
 			p.Spec.ChildIP, strconv.Itoa(p.Spec.ChildPort), p.SourceIP, direction(p.Spec),
 		})
 	}
-	return printTable(c.App.Writer, rows)
+	return rows
 }
 
 // direction says which way a forward leads.

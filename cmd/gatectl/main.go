@@ -139,3 +139,14 @@ func someArguments(c *cli.Context, what string) error {
 	}
 	return nil
 }
+
+// listedArguments refuses that too, and options behind the first argument, which
+// would be taken for arguments.
+func listedArguments(c *cli.Context, what string) error {
+	for _, arg := range c.Args().Slice() {
+		if strings.HasPrefix(arg, "-") {
+			return usageError(c, fmt.Errorf("%s: options stand before %s: %q", c.Command.Name, what, arg), true)
+		}
+	}
+	return someArguments(c, what)
+}

@@ -28,7 +28,7 @@ func policyCommand() *cli.Command {
 				Usage:     "print the policy",
 				UsageText: "gatectl policy show [--json]",
 				Flags:     []cli.Flag{jsonFlag()},
-				Action:    showPolicy,
+				Action:    view[api.Policy]{ask: (*client.Client).Policy, rows: policyRows}.show,
 			},
 			{
 				Name:      "set",
@@ -61,22 +61,8 @@ func policyCommand() *cli.Command {
 	}
 }
 
-func showPolicy(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
-	gate, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer gate.CloseIdleConnections()
-	p, err := gate.Policy(c.Context)
-	if err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, p)
-	}
+// policyRows are the rules in the order in which they count.
+func policyRows(p api.Policy) [][]string {
 	rows := [][]string{{"ACTION", "RULE"}}
 	for _, rule := range p.Deny {
 		rows = append(rows, []string{"deny", rule})
@@ -84,7 +70,7 @@ func showPolicy(c *cli.Context) error {
 	for _, rule := range p.Allow {
 		rows = append(rows, []string{"allow", rule})
 	}
-	return printTable(c.App.Writer, append(rows, []string{p.Default, "(default)"}))
+	return append(rows, []string{p.Default, "(default)"})
 }
 
 func setPolicy(c *cli.Context) error {
@@ -102,7 +88,7 @@ func setPolicy(c *cli.Context) error {
 
 // addRules adds to a list of the policy.
 func addRules(c *cli.Context, list func(*api.Policy) *[]string) error {
-	if err := someArguments(c, "a rule"); err != nil {
+	if err := listedArguments(c, "a rule"); err != nil {
 		return err
 	}
 	return withGate(c, func(gate *client.Client) error {
@@ -112,14 +98,4 @@ func addRules(c *cli.Context, list func(*api.Policy) *[]string) error {
 		})
 		return err
 	})
-}
-
-// withGate calls the gate.
-func withGate(c *cli.Context, call func(*client.Client) error) error {
-	gate, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer gate.CloseIdleConnections()
-	return call(gate)
 }

@@ -28,7 +28,7 @@ func removePortsCommand() *cli.Command {
 // removePorts goes on after a failure: the ids that it prints are those that are
 // gone, whatever its exit code says.
 func removePorts(c *cli.Context) error {
-	if err := someArguments(c, "an id"); err != nil {
+	if err := listedArguments(c, "an id"); err != nil {
 		return err
 	}
 	drain := c.Duration("drain")
@@ -43,20 +43,17 @@ func removePorts(c *cli.Context) error {
 		}
 		removals = append(removals, removal{id, arg == auto})
 	}
-	api, err := connect(c)
-	if err != nil {
-		return err
-	}
-	defer api.CloseIdleConnections()
-	var errs []error
-	for _, r := range removals {
-		if err := r.make(c.Context, api, drain); err != nil {
-			errs = append(errs, err)
-			continue
+	return withGate(c, func(gate *client.Client) error {
+		var errs []error
+		for _, r := range removals {
+			if err := r.make(c.Context, gate, drain); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			fmt.Fprintln(c.App.Writer, r)
 		}
-		fmt.Fprintln(c.App.Writer, r)
-	}
-	return errors.Join(errs...)
+		return errors.Join(errs...)
+	})
 }
 
 // removal is of one forward, or of the automatic ones.
@@ -65,11 +62,11 @@ type removal struct {
 	auto bool
 }
 
-func (r removal) make(ctx context.Context, api *client.Client, drain time.Duration) error {
+func (r removal) make(ctx context.Context, gate *client.Client, drain time.Duration) error {
 	if r.auto {
-		return api.AutoPorts(ctx, false)
+		return gate.AutoPorts(ctx, false)
 	}
-	return api.DrainPort(ctx, r.id, drain)
+	return gate.DrainPort(ctx, r.id, drain)
 }
 
 func (r removal) String() string {

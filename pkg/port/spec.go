@@ -78,7 +78,7 @@ func parse(s string, spec Spec) ([]Spec, error) {
 	case 4:
 		spec.ParentIP, parentPorts, spec.ChildIP, childPorts = fields[0], fields[1], fields[2], fields[3]
 	default:
-		return nil, fmt.Errorf("%d fields between colons, want 2 to 4 (IPv6 addresses stand in brackets)", len(fields))
+		return nil, fmt.Errorf("want 2 to 4 fields between colons, not %d (IPv6 addresses stand in brackets)", len(fields))
 	}
 	if spec.ParentIP, err = unbracket(spec.ParentIP); err != nil {
 		return nil, err

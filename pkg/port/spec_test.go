@@ -63,7 +63,7 @@ func TestParseRefuses(t *testing.T) {
 		{"an unknown protocol", "8080:80/sctp", `protocol "sctp" is none of tcp, tcp4`},
 		{"an upper-case protocol", "8080:80/TCP", `protocol "TCP"`},
 		{"two protocols", "8080:80/tcp/udp", `protocol "tcp/udp"`},
-		{"one port", "8080/tcp", "1 fields between colons"},
+		{"one port", "8080/tcp", "want 2 to 4 fields between colons, not 1"},
 		{"IPv6 without brackets", "::1:8080:80/tcp", "a field is empty"},
 		{"a long IPv6 address without brackets", "fd00:1:2:3:4:5:6:7:8080:80/tcp", "IPv6 addresses stand in brackets"},
 		{"a host name", "localhost:8080:80/tcp", `parent address "localhost" is not an IP address`},
