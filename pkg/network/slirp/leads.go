@@ -12,7 +12,7 @@ import (
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
-// A lead is a port of the gateway's address that a port driver has lead to an
+// A lead is a port of the gateway's address that a port driver has led to an
 // address of the host: a reverse forward. For as long as it is there, the egress
 // sends what the namespace opens towards that port there, before it looks at what
 // HostLoopback opens.

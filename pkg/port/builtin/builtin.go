@@ -45,6 +45,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -157,25 +158,6 @@ const (
 	running
 	ended
 )
-
-// forward is a published port. Its status does not change, but for what statusOf
-// adds to it.
-type forward struct {
-	status    port.Status
-	listeners []*listener
-	sockets   []*hostSocket
-	lead      port.Lead // instead of both, at the gateway; else nil
-
-	// The flows of all sockets, which belong to the exchange's loop.
-	flows int
-	ages  flowAges
-
-	mu    sync.Mutex         // guards what is below
-	conns map[*conn]struct{} // nil before the first
-	over  chan struct{}      // closed with the last connection; nil before Remove
-
-	detours detours
-}
 
 // New returns a driver that has not run yet.
 func New(opts Options) *Driver {
@@ -321,33 +303,11 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 		return nil, err
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	statuses := make([]port.Status, len(fresh))
-	for i, fw := range fresh {
+	for _, fw := range fresh {
 		d.forwards[fw.status.ID] = fw
-		statuses[i] = d.statusOf(fw)
-	}
-	return statuses, nil
-}
-
-// newForward gives the bound sockets to a forward with an id of its own.
-func (d *Driver) newForward(b bound) *forward {
-	d.mu.Lock()
-	d.lastID++
-	fw := &forward{
-		status: port.Status{ID: d.lastID, Spec: b.spec},
-		lead:   b.lead,
-		ages:   newFlowAges(ofForward),
 	}
 	d.mu.Unlock()
-	for _, s := range b.sockets {
-		if b.spec.Transport() == "tcp" {
-			fw.listeners = append(fw.listeners, &listener{fd: s.fd, family: s.family, forward: fw})
-		} else {
-			fw.sockets = append(fw.sockets, &hostSocket{fd: s.fd, family: s.family, forward: fw})
-		}
-	}
-	return fw
+	return d.statuses(fresh), nil
 }
 
 // serve hands the forwards to the loops, all or none.
@@ -438,52 +398,8 @@ func (d *Driver) drain(fw *forward, over <-chan struct{}, while time.Duration) {
 // List returns the forwards in place, ordered by ID, never nil.
 func (d *Driver) List() []port.Status {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := make([]port.Status, 0, len(d.forwards))
-	for _, fw := range d.forwards {
-		list = append(list, d.statusOf(fw))
-	}
-	slices.SortFunc(list, func(a, b port.Status) int { return a.ID - b.ID })
-	return list
-}
-
-// wane returns what is closed when the connections of a forward without
-// listeners are over; nil when they are.
-func (fw *forward) wane() <-chan struct{} {
-	if fw.lead != nil {
-		return fw.lead.Stop()
-	}
-	fw.mu.Lock()
-	defer fw.mu.Unlock()
-	if len(fw.conns) == 0 {
-		return nil
-	}
-	fw.over = make(chan struct{})
-	return fw.over
-}
-
-// forget takes a connection off the list.
-func (fw *forward) forget(c *conn) {
-	fw.mu.Lock()
-	defer fw.mu.Unlock()
-	delete(fw.conns, c)
-	if len(fw.conns) == 0 && fw.over != nil {
-		close(fw.over)
-	}
-}
-
-// cut resets all connections of the forward.
-func (fw *forward) cut() {
-	if fw.lead != nil {
-		fw.lead.Cut()
-	}
-	fw.mu.Lock()
-	conns := make([]*conn, 0, len(fw.conns))
-	for c := range fw.conns {
-		conns = append(conns, c)
-	}
-	fw.mu.Unlock()
-	for _, c := range conns {
-		c.cut()
-	}
+	forwards := slices.Collect(maps.Values(d.forwards))
+	d.mu.Unlock()
+	slices.SortFunc(forwards, func(a, b *forward) int { return a.status.ID - b.status.ID })
+	return d.statuses(forwards)
 }

@@ -1,10 +1,7 @@
 package builtin
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -179,79 +176,6 @@ func (c *conn) over() bool {
 func (e *end) reset() {
 	_ = control(e.file, linux.ResetOnClose) // without it the close still ends it
 	e.file.Close()
-}
-
-// dial connects to the service, at the first of its addresses that takes the
-// connection.
-func (c *conn) dial() (*end, error) {
-	ctx, cancel := context.WithTimeout(c.driver.ctx, c.driver.opts.DialTimeout)
-	defer cancel()
-	var failed error
-	for _, target := range c.forward.status.Spec.Targets(c.family) {
-		service, err := c.dialOne(ctx, target)
-		if err == nil {
-			return service, nil
-		}
-		failed = errors.Join(failed, err)
-		if ctx.Err() != nil || c.over() {
-			break
-		}
-	}
-	return nil, failed
-}
-
-func (c *conn) dialOne(ctx context.Context, target netip.AddrPort) (*end, error) {
-	file, err := c.driver.serviceSide(ctx, c.forward.status.Spec, kindFor(target.Addr().Is6(), unix.SOCK_STREAM))
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", target, err)
-	}
-	e, err := c.attach(file) // so that cut ends the dial
-	if err != nil {
-		return nil, err
-	}
-	if err := e.connect(ctx, target); err != nil {
-		c.detach(e)
-		return nil, fmt.Errorf("dial %s: %w", target, err)
-	}
-	return e, nil
-}
-
-// detach takes back an end that did not connect.
-func (c *conn) detach(e *end) {
-	c.mu.Lock()
-	if n := len(c.ends); n > 0 && c.ends[n-1] == e {
-		c.ends = c.ends[:n-1]
-	}
-	c.mu.Unlock()
-	e.file.Close()
-}
-
-// connect connects a fresh socket. To loopback it succeeds or fails at once,
-// and nothing is waited for.
-func (e *end) connect(ctx context.Context, target netip.AddrPort) error {
-	err := control(e.file, func(fd int) error {
-		err := linux.Connect(fd, target)
-		if errors.Is(err, unix.EINPROGRESS) {
-			err = linux.Connected(fd)
-		}
-		return err
-	})
-	if !errors.Is(err, unix.EINPROGRESS) {
-		return err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := e.file.SetWriteDeadline(deadline); err != nil {
-			return err
-		}
-		defer e.file.SetWriteDeadline(time.Time{})
-	}
-	if werr := e.raw.Write(func(fd uintptr) bool {
-		err = linux.Connected(int(fd))
-		return !errors.Is(err, unix.EINPROGRESS)
-	}); werr != nil {
-		return werr
-	}
-	return err
 }
 
 // carry takes the stream of bytes from one end to the other, with its end.

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/port"
 )
@@ -113,4 +115,123 @@ func (a *flowAges) oldest() *flow {
 		return a.brief.first
 	}
 	return a.lasting.first
+}
+
+// The table of flows is with their sockets, and the flows are in two lists besides, so
+// that the one that makes room, of all or of a forward, and the one whose time is over
+// are found at once.
+
+// flowFor returns the flow that a datagram belongs to, and makes it if need be.
+// It returns nil when no flow can be had.
+func (x *exchange) flowFor(s *hostSocket, arrival linux.Arrival) *flow {
+	f := s.flows[arrival]
+	if f == nil {
+		x.makeRoom(s)
+		f = &flow{socket: s, arrival: arrival, targets: s.forward.status.Spec.Targets(s.family), fd: -1, since: x.loop.now, used: x.loop.now}
+		if s.flows == nil {
+			s.flows = map[linux.Arrival]*flow{}
+		}
+		s.flows[arrival] = f
+		x.ages.list(f).append(f)
+		s.forward.ages.list(f).append(f)
+		x.flows++
+		s.forward.flows++
+		x.driver.count.flows.Add(1)
+		x.open(f)
+		if f.closed {
+			return nil
+		}
+		return f
+	}
+	f.hear()
+	x.touch(f, f.lasting || f.answered)
+	return f
+}
+
+// touch notes that f was used, and that it is lasting.
+func (x *exchange) touch(f *flow, lasting bool) {
+	for _, ages := range [...]*flowAges{&x.ages, &f.socket.forward.ages} {
+		ages.list(f).remove(f)
+	}
+	f.lasting, f.used = lasting, x.loop.now
+	for _, ages := range [...]*flowAges{&x.ages, &f.socket.forward.ages} {
+		ages.list(f).append(f)
+	}
+}
+
+// makeRoom closes the least recently used flows while there are too many for
+// one more.
+func (x *exchange) makeRoom(s *hostSocket) {
+	for s.forward.flows >= x.driver.opts.MaxFlowsPerForward {
+		x.driver.count.flowsEvicted.Add(1)
+		x.closeFlow(s.forward.ages.oldest())
+	}
+	for x.flows >= x.driver.opts.MaxFlows {
+		x.driver.count.flowsEvicted.Add(1)
+		x.closeFlow(x.ages.oldest())
+	}
+}
+
+// closeFlow ends f.
+func (x *exchange) closeFlow(f *flow) {
+	f.closed = true
+	x.closeFD(f)
+	x.driver.count.dropped.Add(int64(len(f.pending)))
+	f.pending = nil
+	delete(f.socket.flows, f.arrival)
+	if len(f.socket.flows) == 0 {
+		f.socket.flows = nil
+	}
+	x.ages.list(f).remove(f)
+	f.socket.forward.ages.list(f).remove(f)
+	x.flows--
+	f.socket.forward.flows--
+	x.driver.count.flows.Add(-1)
+}
+
+func (x *exchange) closeFD(f *flow) {
+	if f.kept != nil {
+		f.kept.Close()
+		f.kept = nil
+	}
+	if f.fd < 0 {
+		return
+	}
+	x.loop.unwatch(f.fd, f.token)
+	unix.Close(f.fd)
+	f.fd = -1
+}
+
+// expire closes the flows that have been silent for their time, frees the batch
+// when none is left, and returns when the next flow will have been silent.
+func (x *exchange) expire(now time.Time) (next time.Time) {
+	timeout := x.driver.opts.FlowTimeout
+	brief := x.expireList(&x.ages.brief, now.Add(-timeout/4))
+	lasting := x.expireList(&x.ages.lasting, now.Add(-timeout))
+	if x.flows == 0 {
+		x.batch = nil
+	}
+	if !brief.IsZero() {
+		next = brief.Add(timeout / 4)
+	}
+	if !lasting.IsZero() && (next.IsZero() || lasting.Add(timeout).Before(next)) {
+		next = lasting.Add(timeout)
+	}
+	return next
+}
+
+// expireList closes the flows that were last used at limit or before, and
+// returns when the first of the others was.
+func (x *exchange) expireList(list *flowList, limit time.Time) (used time.Time) {
+	for f := list.first; f != nil; f = list.first {
+		if f.used.After(limit) {
+			return f.used
+		}
+		if f.hear() {
+			x.touch(f, f.lasting)
+			continue
+		}
+		x.closeFlow(f)
+	}
+	return time.Time{}
 }

@@ -38,15 +38,6 @@ func (d *Driver) Flows() []flows.Flow {
 	return list
 }
 
-// place says whose flow it is, and which end is where.
-func (fw *forward) place(f *flows.Flow, client, service netip.AddrPort) {
-	f.Forward = fw.status.ID
-	f.Direction, f.Child, f.Remote = flows.Forward, service, client
-	if fw.status.Spec.Reverse {
-		f.Direction, f.Child, f.Remote = flows.Reverse, client, service
-	}
-}
-
 // flow is what can be told of c. It is false when c is over, or has only been
 // accepted.
 func (c *conn) flow() (f flows.Flow, ok bool) {

@@ -155,6 +155,16 @@ func (h *hostAddrs) read() {
 	}
 }
 
+// statuses are those of forwards. They are made without d.mu, because the Opener may
+// ask the child.
+func (d *Driver) statuses(forwards []*forward) []port.Status {
+	list := make([]port.Status, len(forwards))
+	for i, fw := range forwards {
+		list[i] = d.statusOf(fw)
+	}
+	return list
+}
+
 // statusOf is the status of a forward at this moment, with whose address its
 // service sees: what keep and openKept do for the first address of the service, and
 // where detours have been taken.

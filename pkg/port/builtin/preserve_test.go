@@ -236,6 +236,41 @@ func TestAForwardSaysWhoseAddressItsServiceSees(t *testing.T) {
 	}
 }
 
+// slowOpener is a teller whose way in takes a while to open.
+type slowOpener struct {
+	teller
+	asked, open chan struct{}
+}
+
+func (o *slowOpener) Reaches(netip.Addr) bool {
+	o.asked <- struct{}{}
+	<-o.open
+	return true
+}
+
+func TestAnOpenerThatTakesItsTimeHoldsNobodyUp(t *testing.T) {
+	o := &slowOpener{asked: make(chan struct{}, 1), open: make(chan struct{})}
+	d := start(t, Options{Opener: o})
+	added := make(chan error)
+	go func() {
+		_, err := d.Add(context.Background(), specs(t, "0:80/tcp4"))
+		added <- err
+	}()
+	<-o.asked
+	told := make(chan struct{})
+	go func() { d.Flows(); close(told) }()
+	select {
+	case <-told:
+	case <-time.After(testenv.Patience):
+		t.Error("the flows are not listed while a forward is added")
+	}
+	close(o.open)
+	if err := <-added; err != nil {
+		t.Error(err)
+	}
+	<-told
+}
+
 func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
 	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
 		if err := upLoopback(); err != nil {
