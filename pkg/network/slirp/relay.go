@@ -127,9 +127,13 @@ func (r *relay) guestEvent() {
 	if r.closed {
 		return
 	}
-	gone := mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHostDone && guestGone(r.ep)
-	if gone || mask&cutEvent != 0 {
+	switch {
+	case mask&cutEvent != 0:
 		r.close(true)
+		return
+	case mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHostDone && guestGone(r.ep):
+		unsent, _ := linux.Unsent(r.fd)
+		r.close(unsent == 0)
 		return
 	}
 	if mask&^(waiter.WritableEvents|probeEvent) != 0 {
@@ -152,7 +156,7 @@ func (r *relay) hostEvent(_ *loop, events uint32) {
 		r.hostEnded = true
 	}
 	if events&unix.EPOLLERR != 0 && r.toGuestDone && linux.SocketError(r.fd) != nil {
-		r.close(true)
+		r.close(guestHasAll(r.ep))
 		return
 	}
 	if events&unix.EPOLLOUT != 0 && r.hostBlocked {
@@ -169,6 +173,15 @@ func (r *relay) hostEvent(_ *loop, events uint32) {
 func guestGone(ep tcpip.Endpoint) bool {
 	state := tcp.EndpointState(ep.State())
 	return state == tcp.StateError || state == tcp.StateClose
+}
+
+// guestHasAll says whether a guest has acknowledged all, of a stream that has ended.
+func guestHasAll(ep tcpip.Endpoint) bool {
+	switch tcp.EndpointState(ep.State()) {
+	case tcp.StateFinWait2, tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		return true
+	}
+	return false
 }
 
 // abort implements watcher.
@@ -206,6 +219,9 @@ const halfOpenIdle = time.Minute
 // that side, when it is asked: after a close it forgets the connection, and
 // answers a keepalive probe with a reset. Otherwise connections of which the other
 // end never closes its half would stay for ever, in FIN_WAIT2 and CLOSE_WAIT.
+//
+// The other side is reset then, but not while what was sent to it before is on its
+// way: it may be a slow reader, and a reset overtakes the stream.
 
 // probeGuest has the namespace probed.
 func (r *relay) probeGuest() {

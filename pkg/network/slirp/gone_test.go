@@ -1,0 +1,141 @@
+package slirp
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gatekit/gatekit/internal/testenv"
+)
+
+// One who has sent all and is gone does not take with it what the other has not read
+// yet, and is not waited for either.
+
+// theRelay is the one relay, when it is there.
+func (r *rig) theRelay() (found *relay) {
+	r.t.Helper()
+	testenv.Until(r.t, "the relay", func() bool {
+		for _, l := range r.e.loops {
+			for _, w := range l.all() {
+				if one, ok := w.(*relay); ok {
+					found = one
+				}
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+func TestTCPASlowGuestHasAllOfAHostThatIsGone(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, tweak: probeSoon})
+	small := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 64 << 10, Max: 64 << 10}
+	must(t, r.guest.SetTransportProtocolOption(tcp.ProtocolNumber, &small))
+	want := bytes.Repeat([]byte("0123456789abcdef"), 40<<10)
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		raw, err := c.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_LINGER2, 1)
+			})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		c.Write(want)
+	})
+	c, err := r.dial(r.gateway(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r.theRelay()
+	testenv.Until(t, "the server to be found gone", func() bool { return relaysOf(r) == 0 })
+	c.SetDeadline(time.Now().Add(patience))
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes of %d, %v", len(got), len(want), err)
+	}
+}
+
+func TestTCPASlowHostHasAllOfAGuestThatIsGone(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, tweak: probeSoon})
+	linger := tcpip.TCPLingerTimeoutOption(10 * time.Millisecond)
+	must(t, r.guest.SetTransportProtocolOption(tcp.ProtocolNumber, &linger))
+	begin, got := make(chan struct{}), make(chan []byte, 1)
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		<-begin
+		b, err := io.ReadAll(c)
+		if err != nil {
+			t.Errorf("after %d bytes: %v", len(b), err)
+		}
+		got <- b
+	})
+	c, err := r.dial(r.gateway(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel takes all, and the server little of it.
+	if err := unix.SetsockoptInt(r.theRelay().fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20); err != nil {
+		if err := unix.SetsockoptInt(r.theRelay().fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := bytes.Repeat([]byte("0123456789abcdef"), 12<<10)
+	if _, err := c.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	testenv.Until(t, "the guest to be found gone", func() bool { return relaysOf(r) == 0 })
+	close(begin)
+	if b := <-got; !bytes.Equal(b, want) {
+		t.Errorf("got %d bytes of %d", len(b), len(want))
+	}
+}
+
+// When both halves have ended the relay has, also where the guest does not say that it
+// knows: its kernel may be gone.
+func TestTCPARelayEndsWithItsSecondHalf(t *testing.T) {
+	t.Run("which is the host's", func(t *testing.T) {
+		r := newRig(t, rigOptions{Options: all})
+		ended, end := make(chan struct{}), make(chan struct{})
+		server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+			io.Copy(io.Discard, c)
+			close(ended)
+			<-end
+		})
+		c, err := r.dial(r.gateway(server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.CloseWrite()
+		<-ended
+		r.silent.Store(true)
+		close(end)
+		testenv.Until(t, "the relay to end", func() bool { return relaysOf(r) == 0 })
+		r.silent.Store(false)
+		c.Close()
+	})
+	t.Run("which is the guest's", func(t *testing.T) {
+		r := newRig(t, rigOptions{Options: all})
+		end := make(chan struct{})
+		server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) { <-end })
+		c, err := r.dial(r.gateway(server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := r.theRelay()
+		r.silent.Store(true)
+		close(end)
+		testenv.Until(t, "the host's end", func() bool { return tcp.EndpointState(one.ep.State()) == tcp.StateFinWait1 })
+		c.CloseWrite()
+		testenv.Until(t, "the relay to end", func() bool { return relaysOf(r) == 0 })
+		r.silent.Store(false)
+		c.Close()
+	})
+}
