@@ -517,3 +517,41 @@ func TestAPeerThatFallsSilentIsFoundOut(t *testing.T) {
 	}
 	g.stop(t)
 }
+
+// crowd ADDR COUNT connects as often at once, and waits for the end of all.
+var _ = testenv.Probe("crowd", func(args []string) int {
+	var count int
+	if _, err := fmt.Sscan(args[1], &count); err != nil {
+		return report(err)
+	}
+	errs := make(chan error, count)
+	for range count {
+		go func() {
+			conn, err := dialer.Dial("tcp", args[0])
+			if err == nil {
+				_, err = io.Copy(io.Discard, conn)
+				conn.Close()
+			}
+			errs <- err
+		}()
+	}
+	var err error
+	for range count {
+		err = errors.Join(err, <-errs)
+	}
+	return report(err)
+})
+
+// Where the host gives the gate few descriptors, connections wait for those of others,
+// and are not told that nobody listens. The user is told why.
+func TestConnectionsWaitWhereDescriptorsAreFew(t *testing.T) {
+	s := newSite(t)
+	release := make(chan struct{})
+	server := serveTCP(t, s.outside, at(s.outside.Addr4, 0), func(*net.TCPConn) { <-release }).String()
+	p := s.Start(t, s.Command("sh", "-c", "ulimit -n 64; exec gatekit --debug --net=slirp probe crowd "+server+" 45"))
+	awaitLine(t, p, "no descriptors are left for connections.*ulimit -n")
+	close(release)
+	if r := p.Wait(t); r.Code != 0 || !strings.Contains(r.Stderr, "counters.dialsTurnedAway=") {
+		t.Error(r)
+	}
+}

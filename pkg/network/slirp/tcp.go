@@ -67,6 +67,7 @@ type tcpForwarder struct {
 	closed  bool
 	running sync.WaitGroup
 	full    overflow // on dials
+	starved overflow // of descriptors
 }
 
 // newTCPForwarder makes s hand over its SYNs. close and wait end it.
@@ -252,8 +253,14 @@ func (t *tcpForwarder) giveUp(asked netip.AddrPort) {
 }
 
 // refuse answers for a dial that failed. It is true where a reset is the answer.
-// Silence is passed on as silence, and a namespace that gave up needs no answer.
+// Silence is passed on as silence, and a namespace that gave up needs no answer. Nor
+// does one whose SYN may find a descriptor when it comes again.
 func (t *tcpForwarder) refuse(d *dial, id stack.TransportEndpointID, err error) bool {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		t.starved.add()
+		t.starved.tell()
+		return false
+	}
 	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
 		return false
 	}
