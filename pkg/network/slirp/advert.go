@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -59,7 +58,7 @@ func inspectSolicit(packet []byte, src, dst netip.Addr, d *datagram) verdict {
 	if header.IPv6(packet).HopLimit() != header.NDPHopLimit || p[1] != 0 || len(p) < headerSize || !soundNeighbourOptions(p[headerSize:]) {
 		return drop
 	}
-	if sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, toAddress(src), toAddress(dst), uint16(len(p))); checksum.Checksum(p, sum) != 0xffff {
+	if !soundICMP(p, src, dst) {
 		return drop
 	}
 	d.src, d.dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)

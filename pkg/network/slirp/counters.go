@@ -15,7 +15,8 @@ type Counters struct {
 	FramesAccepted, FramesRefused uint64
 
 	// PacketsRefused were sound as frames, and not what they carried: fragments that
-	// overlap, unknown options, segments without sense.
+	// overlap, unknown options, segments without sense, and checksums that are wrong
+	// once the fragments are together.
 	PacketsRefused uint64
 
 	// FramesLost were for the namespace, and its kernel did not take them, since
@@ -26,7 +27,7 @@ type Counters struct {
 	UDP, Echo FlowCounters
 
 	// DialsTurnedAway are SYNs that were dropped, because too many connections
-	// were being set up; the namespace sends them again.
+	// were being set up, or no descriptor was left; the namespace sends them again.
 	DialsTurnedAway uint64
 
 	// QueriesDropped were for the DNS server and no queries, or too many at a time.
@@ -67,19 +68,20 @@ func (e *engine) counters() Counters {
 		FramesLost:        e.dev.dropped.Load(),
 		UDP:               e.udp.counters(),
 		Echo:              e.echo.counters(),
-		DialsTurnedAway:   e.tcp.full.count.Load(),
+		DialsTurnedAway:   e.tcp.full.count.Load() + e.tcp.starved.count.Load(),
 		QueriesDropped:    e.dns.full.count.Load() + e.dns.malformed.Load(),
 		StreamsTurnedAway: e.dns.fullStreams.count.Load(),
 		GuestsAnswered:    e.guests.answered.Load(),
 		GuestsIgnored:     e.guests.ignored.Load(),
 		GuestsTurnedAway:  e.guests.full.count.Load(),
+		PacketsRefused:    e.malformed.Load(),
 	}
 	if lo := e.inbound.lo.Load(); lo != nil {
 		c.FramesLost += lo.dev.dropped.Load()
 	}
 	for _, counter := range []interface{ Value() uint64 }{
 		stats.IP.MalformedPacketsReceived, stats.IP.OptionUnknownReceived,
-		stats.TCP.InvalidSegmentsReceived, stats.UDP.MalformedPacketsReceived, stats.ARP.MalformedPacketsReceived,
+		stats.TCP.InvalidSegmentsReceived, stats.TCP.ChecksumErrors, stats.NICs.MalformedL4RcvdPackets, stats.UDP.MalformedPacketsReceived, stats.ARP.MalformedPacketsReceived,
 		stats.ICMP.V4.PacketsReceived.Invalid, stats.ICMP.V6.PacketsReceived.Invalid,
 	} {
 		c.PacketsRefused += counter.Value()

@@ -44,6 +44,11 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	r := newRig(t, rigOptions{Options: o, bare: true, tweak: func(e *engine) { e.udp.limit = 1 }})
 	r.introduce()
+	// A frame is counted when it was dealt with, which is after its answer.
+	seen := func(n uint64) func() bool {
+		return func() bool { c := r.e.counters(); return c.FramesAccepted+c.FramesRefused == n }
+	}
+	testenv.Until(t, "the two of the introduction to be counted", seen(2))
 	before := r.e.counters()
 	server := listenUDP(t, "127.0.0.1:0", echoUDP)
 	from := netip.AddrPortFrom(childIPv4, 4000)
@@ -58,7 +63,7 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 	r.send(changed(fragment, func(ip []byte) { ip[6], ip[7] = 0x3f, 0xff }), vnetHeader{})  // ends beyond 64 KiB
 	r.send(withTTL(udpFrame(from, netip.AddrPortFrom(worldIPv4, 9), "x"), 1), vnetHeader{}) // the last, which is answered
 	r.next(isICMPv4(11))
-	testenv.Until(t, "the answers", func() bool { return r.e.counters().UDP.Refused == 1 })
+	testenv.Until(t, "all to be counted", seen(2+8))
 	got := r.e.counters()
 	for name, n := range map[string][2]uint64{
 		"frames accepted":   {got.FramesAccepted - before.FramesAccepted, 7},

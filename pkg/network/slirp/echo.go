@@ -72,16 +72,14 @@ func inspectEcho(message []byte, src, dst netip.Addr, d *datagram) verdict {
 	if len(message) < icmpHeaderSize {
 		return drop
 	}
-	sum := uint16(0)
+	request := uint8(header.ICMPv4Echo)
 	if src.Is6() {
-		if message[0] != uint8(header.ICMPv6EchoRequest) {
-			return toStack
-		}
-		sum = header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, toAddress(src), toAddress(dst), uint16(len(message)))
-	} else if message[0] != uint8(header.ICMPv4Echo) {
+		request = uint8(header.ICMPv6EchoRequest)
+	}
+	if message[0] != request {
 		return toStack
 	}
-	if message[1] != 0 || checksum.Checksum(message, sum) != 0xffff {
+	if message[1] != 0 || !soundICMP(message, src, dst) {
 		return drop
 	}
 	d.src = netip.AddrPortFrom(src, echoID(message))

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -35,6 +37,8 @@ type engine struct {
 	inbound *inbound
 	egress  *egress
 	memory  reclaimer
+
+	malformed atomic.Uint64 // datagrams in packets of the stack
 }
 
 // run serves a device, which it owns, until ctx is done or it fails.
@@ -109,6 +113,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
 	e.link.onSYN = e.tcp.awaitEnd
 	e.tcp.full.say(n.log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
+	e.tcp.starved.say(n.log, "no descriptors are left for connections; those of programs inside wait until others end; ulimit -n allows more", 0)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
@@ -131,9 +136,23 @@ func (e *engine) watchLimits(log *slog.Logger) {
 // that goes its own way.
 func (e *engine) handleDatagram(d *datagram) bool { return e.inbound.udp.deliver(d) || e.udp.send(d) }
 
-// handleUDP takes what the stack has.
+// handleUDP takes what the stack has: datagrams put together from fragments or behind
+// extension headers, and whole ones that handleDatagram has refused. It is false for
+// what is refused, which the stack answers with an ICMP error (port unreachable).
 func (e *engine) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	return e.inbound.udp.handlePacket(id, pkt) || e.udp.handlePacket(id, pkt)
+	d := datagram{
+		src: netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
+		dst: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
+		ttl: packetTTL(pkt),
+	}
+	if !d.src.Addr().IsLoopback() && e.udp.refuses(d.dst) {
+		return false
+	}
+	if !d.take(pkt) {
+		e.malformed.Add(1)
+		return true
+	}
+	return e.handleDatagram(&d)
 }
 
 // serve runs the engine until ctx is done or a part fails, and returns when all

@@ -26,6 +26,8 @@ const (
 	// toDHCP and toRouter: a guest asks for its configuration.
 	toDHCP
 	toRouter
+	// toClient: an error about a datagram of a client, who has been told already.
+	toClient
 )
 
 // datagram is a UDP datagram in a frame, or an echo request (echo.go). Its payload
@@ -119,8 +121,8 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.inbound.refuses(p[headerLen:total], dst) {
-		return drop
+	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.inbound.refuses(p[headerLen:total], src, dst) {
+		return toClient
 	}
 	whole := !ip.More() && ip.FragmentOffset() == 0
 	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
@@ -140,8 +142,8 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	if ip.TTL() <= 1 && !in.ours(dst) {
 		return expires(ip.FragmentOffset() != 0 || ip.TransportProtocol() == header.ICMPv4ProtocolNumber && !isEcho(p[headerLen:total], uint8(header.ICMPv4Echo)))
 	}
-	if !whole {
-		return toStack
+	if !whole || headerLen > header.IPv4MinimumSize && !soundOptions(ip.Options()) {
+		return toStack // which says what is wrong with the options
 	}
 	f.datagram.ttl, f.datagram.whole = ip.TTL(), ip.Flags()&header.IPv4FlagDontFragment != 0
 	switch ip.TransportProtocol() {
@@ -164,6 +166,16 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	return toStack
 }
 
+// soundOptions says whether the options of an IPv4 header are whole (RFC 791, 3.1).
+func soundOptions(o header.IPv4Options) bool {
+	for it := o.MakeIterator(); ; {
+		option, done, err := it.Next()
+		if done || err != nil || option.Type() == header.IPv4OptionListEndType {
+			return err == nil
+		}
+	}
+}
+
 // expires is the verdict on a packet whose time to live ends here. Nothing is said
 // about an ICMP message, but for a request, or a later fragment (RFC 1122,
 // 3.2.2; RFC 4443, 2.4).
@@ -178,7 +190,8 @@ func expires(silently bool) verdict {
 func isEcho(message []byte, request uint8) bool { return len(message) > 0 && message[0] == request }
 
 // inspectIPv6 checks the header (RFC 8200) and takes whole UDP datagrams apart.
-// Extension headers are the stack's.
+// Extension headers are the stack's, but what stands behind them is no way around
+// inspectICMPv6.
 func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	if len(p) < header.IPv6MinimumSize {
 		return drop
@@ -194,8 +207,8 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	}
 	rest := p[header.IPv6MinimumSize:total]
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
-		if in.inbound.refuses(rest, dst) {
-			return drop
+		if in.inbound.refuses(rest, src, dst) {
+			return toClient
 		}
 		return in.inspectICMPv6(p[:total], src, dst, f)
 	}
@@ -223,7 +236,30 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 		}
 		return inspectUDP(rest, h, sum, src, dst, &f.datagram)
 	}
+	if message := icmpv6Behind(ip.NextHeader(), rest); len(message) > 0 && !forRouters(header.ICMPv6(message).Type()) {
+		return drop
+	}
 	return toStack
+}
+
+// icmpv6Behind is the ICMPv6 message behind extension headers (RFC 8200, 4.1), nil
+// where there is none. The stack takes no neighbour discovery out of fragments (RFC
+// 6980).
+func icmpv6Behind(next uint8, p []byte) []byte {
+	const unit = 8
+	for {
+		switch next {
+		case uint8(header.ICMPv6ProtocolNumber):
+			return p
+		case uint8(header.IPv6HopByHopOptionsExtHdrIdentifier), uint8(header.IPv6RoutingExtHdrIdentifier), uint8(header.IPv6DestinationOptionsExtHdrIdentifier):
+		default:
+			return nil
+		}
+		if len(p) < unit || len(p) < (int(p[1])+1)*unit {
+			return nil
+		}
+		next, p = p[0], p[(int(p[1])+1)*unit:]
+	}
 }
 
 // laterFragment says whether an IPv6 fragment is not the first.

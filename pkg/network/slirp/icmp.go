@@ -88,7 +88,7 @@ func (w *datagramWriter) writeError(to macAddr, e icmpError, q *quotation) {
 	tail := q.tail[:min(len(q.tail), room-icmpHeaderSize-q.n)]
 	f := w.dev.frame()
 	w.dev.begin(f, vnetHeader{})
-	n := w.putIP(f.headers[:], &out, icmpHeaderSize+q.n+len(tail), fragment{})
+	n := w.putIP(f.headers[:], &out, icmpHeaderSize+q.n+len(tail), w.whole())
 	message := f.headers[n : n+icmpHeaderSize+q.n]
 	message[0], message[1] = e.kind, e.code
 	message[2], message[3] = 0, 0
@@ -115,11 +115,20 @@ func (w *datagramWriter) forwardICMP(out *outgoing, head *transportHeader, paylo
 	}
 	f := w.dev.frame()
 	w.dev.begin(f, vnetHeader{})
-	n := w.putIP(f.headers[:], out, length, fragment{})
+	n := w.putIP(f.headers[:], out, length, w.whole())
 	n += copy(f.headers[n:], head[:])
 	f.append(f.headers[:n])
 	f.append(payload)
 	_ = w.dev.send(f) // what is lost is counted there
+}
+
+// soundICMP says whether the checksum of a message is right.
+func soundICMP(message []byte, src, dst netip.Addr) bool {
+	var sum uint16
+	if src.Is6() {
+		sum = header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, toAddress(src), toAddress(dst), uint16(len(message)))
+	}
+	return checksum.Checksum(message, sum) == 0xffff
 }
 
 // putICMPChecksum computes the checksum of a message of two parts, the first of

@@ -289,7 +289,7 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 	switch proto {
 	case tcp.ProtocolNumber:
 	case udp.ProtocolNumber:
-		return in.udp.hasClient(dst) // of which flow, deliver and handlePacket find out
+		return in.udp.hasClient(dst) // of which flow, deliver finds out
 	case tcpip.TransportProtocolNumber(header.IPv6FragmentExtHdrIdentifier):
 		return len(p) > 0 && p[0] == uint8(udp.ProtocolNumber) && in.udp.hasClient(dst)
 	default:
@@ -309,8 +309,8 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 
 // refuses says whether an ICMP message of the namespace says that a client's
 // datagram has found no service, and tells the flow. p is what follows the IP header.
-func (in *inbound) refuses(p []byte, client netip.Addr) bool {
-	return in != nil && in.udp.refuse(p, client)
+func (in *inbound) refuses(p []byte, from, client netip.Addr) bool {
+	return in != nil && in.udp.refuse(p, from, client)
 }
 
 // close refuses what is new and cancels what is being dialled.

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // inboundRig is a rig whose way in is open, with what goes to the namespace's lo.
@@ -308,10 +310,12 @@ func TestLoopbackSourcesAreThoseOfFlows(t *testing.T) {
 // unreachableFrame is an ICMP error of a service's kernel about a datagram.
 func unreachableFrame(client, service netip.AddrPort) []byte {
 	quoted := udpFrame(client, service, "x")[ethernetSize:]
-	if service.Addr().Is4() {
-		return ipFrame(service.Addr(), client.Addr(), header.ICMPv4ProtocolNumber, append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted...))
+	proto, message := header.ICMPv4ProtocolNumber, []byte{3, 3, 0, 0, 0, 0, 0, 0}
+	if service.Addr().Is6() {
+		proto, message = header.ICMPv6ProtocolNumber, []byte{1, 4, 0, 0, 0, 0, 0, 0}
 	}
-	return ipFrame(service.Addr(), client.Addr(), header.ICMPv6ProtocolNumber, append([]byte{1, 4, 0, 0, 0, 0, 0, 0}, quoted...))
+	putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: proto}, message, quoted)
+	return ipFrame(service.Addr(), client.Addr(), proto, append(message, quoted...))
 }
 
 func TestDatagramsInAClientsName(t *testing.T) {
@@ -361,6 +365,10 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			flow.Send([]byte("to where it came from"))
 			expectFrame(inside, "to where it came from")
 			expect("", udpFrame(service, client, ""))
+			broken := unreachableFrame(client, service)
+			broken[len(broken)-1]++
+			r.send(broken, vnetHeader{})
+			expect("after a broken error", udpFrame(service, client, "after a broken error"))
 			flow.Send([]byte("and back"))
 			expectFrame(service, "and back")
 			// What is refused goes to the other address, and is refused by both in the end.
@@ -370,6 +378,10 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			expectFrame(inside, "x")
 			expect("refused", unreachableFrame(client, inside))
 			expect("refused", unreachableFrame(client, service))
+			testenv.Until(t, "all to be counted", func() bool { return r.e.counters().FramesAccepted >= 8 })
+			if n := r.e.counters().FramesRefused; n != 1 {
+				t.Errorf("%d frames are refused, and one was broken", n)
+			}
 			flow.Send([]byte("again"))
 			expectFrame(service, "again")
 			flow.Close()
@@ -383,11 +395,11 @@ func TestDatagramsInAClientsName(t *testing.T) {
 func FuzzRefusal(f *testing.F) {
 	for _, service := range []netip.AddrPort{port80("127.0.0.1"), port80("::1")} {
 		client := netip.AddrPortFrom(worldIPv4, 5555)
-		header := header.IPv4MinimumSize
+		size := header.IPv4MinimumSize
 		if service.Addr().Is6() {
-			client, header = netip.AddrPortFrom(worldIPv6, 5555), 40
+			client, size = netip.AddrPortFrom(worldIPv6, 5555), header.IPv6MinimumSize
 		}
-		f.Add(unreachableFrame(client, service)[ethernetSize+header:], service.Addr().Is6())
+		f.Add(unreachableFrame(client, service)[ethernetSize+size:], service.Addr().Is6())
 	}
 	f.Fuzz(func(t *testing.T, message []byte, ipv6 bool) {
 		u := &inboundUDP{flows: map[inboundKey]*inboundFlow{}}
@@ -399,7 +411,10 @@ func FuzzRefusal(f *testing.F) {
 		key := inboundKey{service, client}
 		u.flows[key] = &inboundFlow{key: key, alias: key, refused: func() { refused++ }}
 		u.open.Store(1)
-		if u.refuse(message, client.Addr()) != (refused == 1) {
+		if len(message) >= header.ICMPv4MinimumSize {
+			putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: icmpProtocol(client.Addr())}, message, nil)
+		}
+		if u.refuse(message, service.Addr(), client.Addr()) != (refused == 1) {
 			t.Errorf("refused %d times", refused)
 		}
 	})

@@ -10,7 +10,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -273,34 +272,10 @@ func (u *inboundUDP) deliver(d *datagram) bool {
 	return true
 }
 
-// handlePacket does the same with what the stack has put together from fragments.
-func (u *inboundUDP) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	service := netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort)
-	client := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	f := u.find(service, client)
-	if f == nil {
-		return service.Addr().IsLoopback()
-	}
-	h := header.UDP(pkt.TransportHeader().Slice())
-	data := pkt.Data().ToBuffer()
-	defer data.Release()
-	if len(h) < header.UDPMinimumSize || int(h.Length()) != len(h)+int(data.Size()) {
-		return true
-	}
-	// The link vouches for the checksums of whole datagrams only.
-	payload := data.Flatten()
-	sum := header.PseudoHeaderChecksum(udp.ProtocolNumber, id.RemoteAddress, id.LocalAddress, h.Length())
-	if h.Checksum() != 0 && h.CalculateChecksum(checksum.Checksum(payload, sum)) != 0xffff {
-		return true
-	}
-	f.answer(service, payload)
-	return true
-}
-
 // refuse tells a flow of an ICMP error by which the namespace says that there is
 // no service (port unreachable). p is the message; it is false when that is not
 // what it says, or no flow's.
-func (u *inboundUDP) refuse(p []byte, client netip.Addr) bool {
+func (u *inboundUDP) refuse(p []byte, from, client netip.Addr) bool {
 	if u.open.Load() == 0 || len(p) < header.ICMPv4MinimumSize {
 		return false
 	}
@@ -328,9 +303,9 @@ func (u *inboundUDP) refuse(p []byte, client netip.Addr) bool {
 		return false
 	}
 	at := netip.AddrPortFrom(fromAddress(service), h.DestinationPort())
-	from := netip.AddrPortFrom(fromAddress(source), h.SourcePort())
-	f := u.find(at, from)
-	if f == nil || from.Addr() != client {
+	sender := netip.AddrPortFrom(fromAddress(source), h.SourcePort())
+	f := u.find(at, sender)
+	if f == nil || sender.Addr() != client || !soundICMP(p, from, client) {
 		return false
 	}
 	var payload []byte

@@ -60,6 +60,10 @@ type link struct {
 	found finding
 	fail  func(error)
 
+	// unverified says of the frame that is given to the stack that its transport
+	// checksum is the stack's to verify.
+	unverified atomic.Bool
+
 	// refused counts the frames from the namespace that were dropped, accepted
 	// those that were not.
 	refused, accepted atomic.Uint64
@@ -130,6 +134,9 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 			l.onSYN(f.proto, frame[ethernetSize:])
 		}
 		l.acks.came(n)
+		if unverified := f.headers == 0 && !h.checksumTrusted(); unverified != l.unverified.Load() {
+			l.unverified.Store(unverified)
+		}
 		if n <= copyBelow {
 			l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
 			break
@@ -251,9 +258,13 @@ func (l *link) ParseHeader(pkt *stack.PacketBuffer) bool {
 	return ok
 }
 
-// Capabilities implements stack.NetworkLinkEndpoint. The inspector has verified
-// the checksums of all that comes in.
+// Capabilities implements stack.NetworkLinkEndpoint. The inspector has verified the
+// checksums of what comes in whole; the rest is put together by the stack, which asks
+// here for each frame.
 func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	if l.unverified.Load() {
+		return stack.CapabilityResolutionRequired
+	}
 	return stack.CapabilityResolutionRequired | stack.CapabilityRXChecksumOffload
 }
 

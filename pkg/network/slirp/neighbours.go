@@ -111,12 +111,18 @@ func (in *inspector) inspectICMPv6(packet []byte, src, dst netip.Addr, f *findin
 		f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
 		return inspectEcho(p, src, dst, &f.datagram)
 	default:
-		const firstInformational = 128 // RFC 4443, 2.1
-		if !in.guest(src) || kind >= firstInformational && kind != header.ICMPv6EchoReply {
+		if !in.guest(src) || !forRouters(kind) {
 			return drop
 		}
 	}
 	return toStack
+}
+
+// forRouters says whether a message of ICMPv6 is one that a router passes on: an error
+// or an echo, and nothing about the link.
+func forRouters(kind header.ICMPv6Type) bool {
+	const firstInformational = 128 // RFC 4443, 2.1
+	return kind < firstInformational || kind == header.ICMPv6EchoRequest || kind == header.ICMPv6EchoReply
 }
 
 // neighbour says whether a guest may have an address on the link.

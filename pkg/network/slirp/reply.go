@@ -30,8 +30,10 @@ type datagramWriter struct {
 	mtu      int
 	gateways [2]netip.Addr // IPv4 and IPv6
 
-	// fragmentID numbers the datagrams that are fragmented.
-	fragmentID atomic.Uint32
+	// lastID numbers the packets, of IPv4 all of them: a bridge or router in the
+	// namespace, of which the MTU is smaller, may fragment them, and pieces of two
+	// with one number would be put together (RFC 6864, 4.3).
+	lastID atomic.Uint32
 }
 
 // outgoing is what all packets of a datagram to the namespace have in common. Both
@@ -78,20 +80,23 @@ func (w *datagramWriter) forward(to macAddr, src, dst netip.AddrPort, payload []
 	}
 	w.dev.begin(f, h)
 	length := header.UDPMinimumSize + len(payload)
-	n := w.putIP(f.headers[:], &out, length, fragment{})
+	n := w.putIP(f.headers[:], &out, length, w.whole())
 	putUDP(f.headers[n:], src, dst, payload, partial)
 	f.append(f.headers[:n+header.UDPMinimumSize])
 	f.append(payload)
 	_ = w.dev.send(f) // what is lost is counted there
 }
 
-// fragment says which piece of a datagram a packet is. The zero value is a whole
-// datagram.
+// fragment says which piece of a datagram a packet is, and which datagram. Without an
+// offset and more it is a whole one.
 type fragment struct {
 	id     uint32
 	offset int
 	more   bool
 }
+
+// whole is the next packet, in one piece.
+func (w *datagramWriter) whole() fragment { return fragment{id: w.lastID.Add(1)} }
 
 // transportHeader is a UDP header, or that of an ICMP message.
 type transportHeader = [header.UDPMinimumSize]byte
@@ -104,7 +109,7 @@ func (w *datagramWriter) writeFragments(out *outgoing, head *transportHeader, pa
 	}
 	room &^= 7 // offsets count in units of 8 bytes
 	total := len(head) + len(payload)
-	id := w.fragmentID.Add(1)
+	id := w.lastID.Add(1)
 	for offset := 0; offset < total; offset += room {
 		end := min(offset+room, total)
 		f := w.dev.frame()

@@ -69,39 +69,33 @@ func newUDPRelay(e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter, f
 	return u
 }
 
-// handlePacket gets what the stack has: datagrams put together from fragments, and
-// those that send has refused. It is false for these, which the stack answers with
-// an ICMP error (port unreachable).
-func (u *udpRelay) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if _, ruling := u.egress.destination(policy.UDP, dst); ruling == nobodyThere && !u.dns.serves(dst) {
-		u.refused.Add(1)
+// refuses says whether nobody is there for a datagram, and counts it.
+func (u *udpRelay) refuses(dst netip.AddrPort) bool {
+	_, ruling := u.egress.destination(policy.UDP, dst)
+	if ruling != nobodyThere || u.dns.serves(dst) {
 		return false
 	}
+	u.refused.Add(1)
+	return true
+}
+
+// take takes the rest of a datagram, of which the addresses are known, out of a packet
+// of the stack. It is false where that is broken: the link vouches for the checksums
+// of whole datagrams only.
+func (d *datagram) take(pkt *stack.PacketBuffer) bool {
 	eth := pkt.LinkHeader().Slice()
 	udp := header.UDP(pkt.TransportHeader().Slice())
 	if len(eth) < ethernetSize || len(udp) < header.UDPMinimumSize {
-		return true
+		return false
 	}
 	data := pkt.Data().ToBuffer()
 	defer data.Release()
 	if int(udp.Length()) != len(udp)+int(data.Size()) {
-		return true
+		return false
 	}
-	// The link vouches for the checksums of whole datagrams only.
-	payload := data.Flatten()
-	sum := header.PseudoHeaderChecksum(header.UDPProtocolNumber, id.RemoteAddress, id.LocalAddress, udp.Length())
-	if udp.Checksum() != 0 && udp.CalculateChecksum(checksum.Checksum(payload, sum)) != 0xffff {
-		return true
-	}
-	u.send(&datagram{
-		src:     netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
-		dst:     dst,
-		mac:     macAddr(eth[6:12]),
-		payload: payload,
-		ttl:     packetTTL(pkt),
-	})
-	return true
+	d.mac, d.payload = macAddr(eth[6:12]), data.Flatten()
+	sum := header.PseudoHeaderChecksum(header.UDPProtocolNumber, toAddress(d.src.Addr()), toAddress(d.dst.Addr()), udp.Length())
+	return udp.Checksum() == 0 || udp.CalculateChecksum(checksum.Checksum(d.payload, sum)) == 0xffff
 }
 
 // packetTTL is the time to live, or hop limit, of a packet of the stack.
