@@ -15,6 +15,8 @@ func TestACardThatCannotBeLentIsRefusedAndNothingChanges(t *testing.T) {
 		ip link set member master br0 up
 		ip link set br0 up
 		ip -6 route add default via 2001:db8:0:1::2 dev eth1 metric 4321
+		ip link add base type veth peer name base-peer
+		ip link add link base name base.10 type macvlan
 		mkdir -p /run/gatekit/there`)
 	state := func() string {
 		return s.root(t, "ip address; ip route show table all; ip -6 route show table all; ls -R /run/gatekit; cat /proc/self/mountinfo")
@@ -31,6 +33,7 @@ func TestACardThatCannotBeLentIsRefusedAndNothingChanges(t *testing.T) {
 		"a member of a bridge":        {[]string{"--interface=member"}, []string{"member of the bridge br0", "nomaster"}, 1},
 		"a bridge":                    {[]string{"--interface=br0", "--address=192.0.2.1/24"}, []string{"br0 cannot leave its network namespace"}, 1},
 		"the only default route":      {[]string{"--interface=eth0"}, []string{"eth0", "only default route of IPv4", "--force"}, 1},
+		"a carrier of others":         {[]string{"--interface=base"}, []string{"base carries", "base.10", "--force"}, 1},
 		"a gateway of another family": {[]string{"--gateway=2001:db8:9::1"}, []string{"--gateway=2001:db8:9::1", "198.51.100.16/28"}, 1},
 		"a gateway elsewhere":         {[]string{"--gateway=192.0.2.1"}, []string{"--gateway=192.0.2.1", "198.51.100.16/28"}, 1},
 		"a gateway beside --address":  {[]string{"--address=192.0.2.5/24", "--gateway=198.51.100.18"}, []string{"--gateway=198.51.100.18", "192.0.2.0/24"}, 1},
@@ -77,9 +80,11 @@ func TestACardThatCarriesTheSSHConnectionIsLentByForceAlone(t *testing.T) {
 	s := newLANSite(t)
 	create := []string{"gatectl", "netns", "create", "--interface=eth1", "--user=ada", "--ns-dir=" + cardDir, "--dns=" + s.lan.Addr4.String()}
 	for name, environment := range map[string]string{
-		"directly":      "SSH_CONNECTION=198.51.100.18 50000 198.51.100.17 22",
-		"by IPv6":       "SSH_CONNECTION=2001:db8:0:1::2 50000 2001:db8:0:1::1 22",
-		"below sudo(8)": "SSH_CONNECTION=198.51.100.18 50000 198.51.100.17 22",
+		"directly":                       "SSH_CONNECTION=198.51.100.18 50000 198.51.100.17 22",
+		"by IPv6":                        "SSH_CONNECTION=2001:db8:0:1::2 50000 2001:db8:0:1::1 22",
+		"by a link-local address":        "SSH_CONNECTION=fe80::1%eth1 50000 fe80::2%eth1 22",
+		"to its address by another card": "SSH_CONNECTION=203.0.113.7 50000 198.51.100.17 22",
+		"below sudo(8)":                  "SSH_CONNECTION=198.51.100.18 50000 198.51.100.17 22",
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := s.RootCommand(create[0], create[1:]...)
@@ -141,9 +146,16 @@ func TestWhatWasNotLentIsNotGivenBack(t *testing.T) {
 		}
 	}
 	s.root(t, "ls /run/gatekit/other/file")
+	// Nor by one command while another is at work.
+	s.root(t, "mkdir /run/gatekit/half; touch /run/gatekit/half/lock")
+	r := s.Run(t, s.RootCommand("flock", "/run/gatekit/half/lock", "gatectl", "netns", "destroy", "--ns-dir=/run/gatekit/half"))
+	if missing := lacks(r.Stderr, "/run/gatekit/half", "at work"); r.Code != 1 || len(missing) > 0 {
+		t.Errorf("%v\nlacks %q", r, missing)
+	}
+	succeeds(t, s.netns(t, "destroy", "--ns-dir=/run/gatekit/half"))
 	// Nor by somebody in another network.
 	s.lend(t)
-	r := s.Run(t, s.RootCommand("unshare", "--net", "gatectl", "netns", "destroy", "--ns-dir="+cardDir))
+	r = s.Run(t, s.RootCommand("unshare", "--net", "gatectl", "netns", "destroy", "--ns-dir="+cardDir))
 	if missing := lacks(r.Stderr, "another network namespace"); r.Code != 1 || len(missing) > 0 {
 		t.Errorf("%v\nlacks %q", r, missing)
 	}

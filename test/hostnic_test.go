@@ -169,6 +169,7 @@ func TestACardComesBackAsItWas(t *testing.T) {
 			ip link set eth1 down
 			ip link set eth1 address 02:00:5e:10:00:01 txqueuelen 321 alias 'the spare card' group 5 multicast off promisc on
 			ip link set eth1 mtu 1442 up
+			ip link property add dev eth1 altname enp9s0 altname spare0
 			ip -6 address add 2001:db8:0:1::1/64 dev eth1 nodad
 			echo 0 > /proc/sys/net/ipv6/conf/eth1/accept_ra
 			echo 1 > /proc/sys/net/ipv4/conf/eth1/arp_filter
@@ -184,9 +185,11 @@ func TestACardComesBackAsItWas(t *testing.T) {
 			// A user who leaves the card as nobody should.
 			runGate(t, s.Host, onCard("sh", "-c", `
 				ip address flush dev eth1; ip link set eth1 down
+				ip link property del dev eth1 altname spare0; ip link property add dev eth1 altname eth0
 				ip link set eth1 name mine address 02:00:00:00:00:99 mtu 1300 promisc off
+				ip link property add dev mine altname eth1
 				ip link set mine alias other group 0 up; ip address add 192.0.2.200/24 dev mine
-				ip link add eth1 type veth peer name eth0
+				ip link add eth1x type veth peer name eth0x
 				echo 1 > /proc/sys/net/ipv6/conf/mine/forwarding`)...)
 			s.giveBack(t)
 			if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {

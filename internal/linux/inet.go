@@ -195,7 +195,8 @@ func SocketError(fd int) error {
 }
 
 // Unsent is how many bytes of a TCP socket's send queue the peer has not
-// acknowledged yet (SIOCOUTQ, tcp(7)).
+// acknowledged yet; of a UDP socket's, how much memory packets take that have not
+// left (SIOCOUTQ, tcp(7), udp(7)).
 func Unsent(fd int) (int, error) {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 	return n, os.NewSyscallError("ioctl SIOCOUTQ", err)

@@ -56,6 +56,7 @@ func NewBridge(o BridgeOptions) *Bridge {
 		o.Bridge = DefaultBridge
 	}
 	b := &Bridge{driver: newDriver(o.Logger), bridge: o.Bridge, helper: o.Helper}
+	b.onlyUse = true
 	b.set(&state{DHCP: true, Card: card{Name: "eth0"}})
 	return b
 }

@@ -34,6 +34,9 @@ type card struct {
 	HardwareAddr  string `json:"hardwareAddr"`
 	PermanentAddr string `json:"permanentAddr,omitempty"`
 
+	// AltNames are the names that it has besides (ip-link(8), altname).
+	AltNames []string `json:"altNames,omitempty"`
+
 	MTU     int               `json:"mtu"`
 	TxQLen  int               `json:"txQueueLength"`
 	Flags   uint32            `json:"flags"` // IFF_*, netdevice(7)
@@ -57,7 +60,7 @@ func readCard(link netlink.Link) (card, error) {
 	a := link.Attrs()
 	c := card{
 		Name: a.Name, Kind: link.Type(), Index: a.Index,
-		HardwareAddr: a.HardwareAddr.String(), PermanentAddr: permanent(a),
+		HardwareAddr: a.HardwareAddr.String(), PermanentAddr: permanent(a), AltNames: a.AltNames,
 		MTU: a.MTU, TxQLen: a.TxQLen, Flags: a.RawFlags, Alias: a.Alias, Group: a.Group,
 		Sysctls: readSysctls(a.Name),
 	}
@@ -80,55 +83,107 @@ func permanent(a *netlink.LinkAttrs) string {
 	return a.PermHWAddr.String()
 }
 
-// is says whether an interface is this card, whatever it is called now.
-func (c *card) is(link netlink.Link) bool {
-	a := link.Attrs()
-	switch {
-	case link.Type() != c.Kind:
-		return false
-	case c.PermanentAddr != "":
-		return permanent(a) == c.PermanentAddr
-	default:
-		return a.Index == c.Index || a.HardwareAddr.String() == c.HardwareAddr
-	}
+// hardware is the kind of an interface that is not made by a request.
+const hardware = "device"
+
+// findOnHost finds the card in the current network namespace, the host's; nil where
+// it is not. It comes with its name and its Ethernet address, or with passingName
+// (takeOut). Only one with hardware may come by itself, as its user has left it.
+func (c *card) findOnHost() (netlink.Link, error) {
+	return findLink(func(l netlink.Link) int {
+		a := l.Attrs()
+		named, addressed := a.Name == c.Name, a.HardwareAddr.String() == c.HardwareAddr
+		switch {
+		case l.Type() != c.Kind:
+			return 0
+		case a.Name == c.passingName():
+			return 3
+		case c.PermanentAddr != "" && permanent(a) != c.PermanentAddr:
+			return 0
+		case named && addressed:
+			return 2
+		case c.PermanentAddr != "", c.Kind == hardware && (addressed || a.Index == c.Index):
+			return 1
+		}
+		return 0
+	})
 }
 
-// find finds the card in the current network namespace; nil where it is not.
-func (c *card) find() (netlink.Link, error) {
+// findInside finds the card in the current network namespace, that which it was lent
+// in; nil where it is not. There it has the number inside, unless its user has gone
+// to lengths; inside is 0 as long as nobody has been there but us.
+func (c *card) findInside(inside int) (netlink.Link, error) {
+	return findLink(func(l netlink.Link) int {
+		a := l.Attrs()
+		switch {
+		case l.Type() != c.Kind:
+			return 0
+		case a.Index == inside:
+			return 3
+		case a.HardwareAddr.String() == c.HardwareAddr:
+			return 2
+		case a.Name == c.Name:
+			return 1
+		}
+		return 0
+	})
+}
+
+// findLink finds the interface that is most like another, where likeness is more
+// than 0.
+func findLink(likeness func(netlink.Link) int) (netlink.Link, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	var found netlink.Link
+	best := 0
 	for _, l := range links {
-		if !c.is(l) {
-			continue
+		if n := likeness(l); n > best {
+			found, best = l, n
 		}
-		if l.Attrs().Name == c.Name {
-			return l, nil
-		}
-		found = l
 	}
 	return found, nil
 }
 
-// passingName is what the card is called while its name is taken on its way.
+// passingName is what the card is called on the host until it is as it was, where it
+// does not come as it was.
 func (c *card) passingName() string { return fmt.Sprintf("gatekit%d", c.Index) }
 
-// move puts an interface of the current network namespace into another, where it is
-// down, with the name that it has, or with passingName where that is taken there.
-func (c *card) move(link netlink.Link, to *os.File) error {
-	err := netlink.LinkSetNsFd(link, int(to.Fd()))
-	if errors.Is(err, unix.EEXIST) {
-		// An interface that is up has a name for good, in older kernels.
-		err = netlink.LinkSetDown(link)
-		if err == nil {
-			err = netlink.LinkSetName(link, c.passingName())
-		}
-		if err == nil {
-			err = netlink.LinkSetNsFd(link, int(to.Fd()))
+// lend moves the card to a network namespace, where it is down.
+func (c *card) lend(link netlink.Link, to *os.File) error { return c.move(link, to, "") }
+
+// takeBack moves the card to the host, where it is down. Names that its user has
+// given it are no reason to stay.
+func (c *card) takeBack(link netlink.Link, host *os.File) error {
+	a, name := link.Attrs(), ""
+	if a.Name != c.Name || a.HardwareAddr.String() != c.HardwareAddr {
+		name = c.passingName()
+	}
+	err := c.move(link, host, name)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	for _, n := range a.AltNames {
+		if err := netlink.LinkDelAltName(link, n); err != nil {
+			return fmt.Errorf("take the name %s from %s: %w", n, c.Name, err)
 		}
 	}
+	return c.move(link, host, c.passingName())
+}
+
+// move puts an interface of the current network namespace into another, and gives it
+// a name there unless that is "". Both are one request.
+func (c *card) move(link netlink.Link, to *os.File, name string) error {
+	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index = int32(link.Attrs().Index)
+	request.AddData(m)
+	request.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(to.Fd()))))
+	if name != "" {
+		request.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
 	switch {
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%s cannot leave its network namespace: the kernel keeps interfaces of kind %s in theirs", c.Name, c.Kind)
@@ -138,27 +193,18 @@ func (c *card) move(link netlink.Link, to *os.File) error {
 	return nil
 }
 
-// restoreLink gives the interface the properties of the card, but for addresses,
-// up or down, and routes.
+// restoreLink gives the interface the properties of the card, but for addresses, up
+// or down, and routes. What cannot be done does not keep it from the rest. The name
+// comes after the Ethernet address: with both it is known again.
 func (c *card) restoreLink(link netlink.Link) error {
-	if a := link.Attrs(); a.Name != c.Name {
-		if err := netlink.LinkSetDown(link); err != nil {
-			return fmt.Errorf("set %s down: %w", a.Name, err)
-		}
-		if err := netlink.LinkSetName(link, c.Name); err != nil {
-			return fmt.Errorf("rename %s, the card, to %s: %w: rename the interface that has its name, and run it again", a.Name, c.Name, err)
-		}
-	}
-	mac, err := net.ParseMAC(c.HardwareAddr)
-	if err == nil && !bytes.Equal(mac, link.Attrs().HardwareAddr) {
-		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
-			return fmt.Errorf("set hardware address %v of %s: %w", mac, c.Name, err)
-		}
-	}
+	var errs error
 	for _, set := range []struct {
 		what string
 		do   func() error
 	}{
+		{"hardware address", func() error { return c.restoreHardwareAddr(link) }},
+		{"name", func() error { return c.restoreName(link) }},
+		{"alternative names", func() error { return c.restoreAltNames(link) }},
 		{"MTU", func() error { return netlink.LinkSetMTU(link, c.MTU) }},
 		{"queue length", func() error { return netlink.LinkSetTxQLen(link, c.TxQLen) }},
 		{"alias", func() error { return netlink.LinkSetAlias(link, c.Alias) }},
@@ -166,10 +212,63 @@ func (c *card) restoreLink(link netlink.Link) error {
 		{"flags", func() error { return setFlags(link.Attrs().Index, c.Flags, keptFlags) }},
 	} {
 		if err := set.do(); err != nil {
-			return fmt.Errorf("set the %s of %s: %w", set.what, c.Name, err)
+			errs = errors.Join(errs, fmt.Errorf("set the %s of %s: %w", set.what, c.Name, err))
 		}
 	}
-	restoreSysctls(c.Name, c.Sysctls)
+	if l, err := netlink.LinkByIndex(link.Attrs().Index); err == nil && l.Attrs().Name == c.Name {
+		restoreSysctls(c.Name, c.Sysctls)
+	}
+	return errs
+}
+
+func (c *card) restoreHardwareAddr(link netlink.Link) error {
+	mac, err := net.ParseMAC(c.HardwareAddr)
+	if err != nil || bytes.Equal(mac, link.Attrs().HardwareAddr) {
+		return nil // it has none, or the right one
+	}
+	return netlink.LinkSetHardwareAddr(link, mac)
+}
+
+// restoreName takes names away that the card did not have, and gives it its own.
+func (c *card) restoreName(link netlink.Link) error {
+	a := link.Attrs()
+	for _, n := range a.AltNames {
+		if !slices.Contains(c.AltNames, n) {
+			if err := netlink.LinkDelAltName(link, n); err != nil {
+				return err
+			}
+		}
+	}
+	if a.Name == c.Name {
+		return nil
+	}
+	// In older kernels an interface that is up has a name for good.
+	if err := netlink.LinkSetDown(link); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetName(link, c.Name); err != nil {
+		return fmt.Errorf("the card is called %s: %w: rename the interface that has its name, and run it again", a.Name, err)
+	}
+	return nil
+}
+
+// restoreAltNames adds those that are missing. Where udev(7) gives them, too, it may
+// be the faster one.
+func (c *card) restoreAltNames(link netlink.Link) error {
+	for _, n := range c.AltNames {
+		if slices.Contains(link.Attrs().AltNames, n) {
+			continue
+		}
+		err := netlink.LinkAddAltName(link, n)
+		if errors.Is(err, unix.EEXIST) {
+			if l, lerr := netlink.LinkByName(n); lerr == nil && l.Attrs().Index == link.Attrs().Index {
+				continue
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", n, err)
+		}
+	}
 	return nil
 }
 
@@ -185,12 +284,13 @@ func (c *card) sayAddresses(link netlink.Link, age time.Duration) error {
 			order = slices.Insert(order, 0, m)
 		}
 	}
+	var errs error
 	for _, m := range order {
 		if err := m.sayAddress(link.Attrs().Index, age); err != nil {
-			return fmt.Errorf("add address %v to %s: %w", m.prefix(), c.Name, err)
+			errs = errors.Join(errs, fmt.Errorf("add address %v to %s: %w", m.prefix(), c.Name, err))
 		}
 	}
-	return nil
+	return errs
 }
 
 // restoreUp sets the interface up or down.

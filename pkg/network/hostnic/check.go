@@ -152,7 +152,28 @@ func prefixes(list []netip.Prefix) string {
 
 // checkNeeded refuses a card that the host cannot be without.
 func checkNeeded(link netlink.Link, s *state) error {
-	name := link.Attrs().Name
+	if err := checkDefaultRoutes(link); err != nil {
+		return err
+	}
+	if err := checkUppers(link); err != nil {
+		return err
+	}
+	c, ok := sshConnection(os.Getpid())
+	if !ok {
+		return nil
+	}
+	own := slices.ContainsFunc(s.Card.AddressMessages, func(m message) bool { return m.prefix().Addr() == c.server })
+	zoned := c.client.Zone() == link.Attrs().Name
+	routes, err := netlink.RouteGet(c.client.WithZone("").AsSlice())
+	by := c.client.Zone() == "" && err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex == link.Attrs().Index })
+	if own || zoned || by {
+		return fmt.Errorf("%s carries the SSH connection from %v that this command is given over: it would break; hostnic.CreateOptions.Force lends the card nevertheless", link.Attrs().Name, c.client)
+	}
+	return nil
+}
+
+// checkDefaultRoutes refuses the card that has the only default route of a family.
+func checkDefaultRoutes(link netlink.Link) error {
 	for _, f := range []struct {
 		family int
 		name   string
@@ -169,42 +190,72 @@ func checkNeeded(link netlink.Link, s *state) error {
 			}
 		}
 		if mine && !others {
-			return fmt.Errorf("%s carries the host's only default route of %s: without it the host reaches nothing; hostnic.CreateOptions.Force lends it nevertheless", name, f.name)
-		}
-	}
-	if client, ok := sshClient(os.Getpid()); ok {
-		routes, err := netlink.RouteGet(client.AsSlice())
-		if err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex == link.Attrs().Index }) {
-			return fmt.Errorf("%s carries the SSH connection from %v that this command is given over: it would break; hostnic.CreateOptions.Force lends the card nevertheless", name, client)
+			return fmt.Errorf("%s carries the host's only default route of %s: without it the host reaches nothing; hostnic.CreateOptions.Force lends it nevertheless", link.Attrs().Name, f.name)
 		}
 	}
 	return nil
 }
 
-// sshClient is who is at the other end of the SSH connection over which the process
-// pid was started. sudo(8) takes the variable out of the environment, so those of
-// the processes above are looked at, too.
-func sshClient(pid int) (netip.Addr, bool) {
+// checkUppers refuses a card on which the host has other interfaces, such as VLANs:
+// they stay on the host, and are at the mercy of the user of the card.
+func checkUppers(link netlink.Link) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var uppers []string
+	for _, l := range links {
+		// The other end of a veth pair is not on it. A number in another namespace
+		// means another interface.
+		if a := l.Attrs(); a.ParentIndex == link.Attrs().Index && a.NetNsID < 0 && l.Type() != "veth" {
+			uppers = append(uppers, a.Name)
+		}
+	}
+	if len(uppers) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s carries interfaces of the host's: %s: lend one of these, or remove them; hostnic.CreateOptions.Force lends the card nevertheless", link.Attrs().Name, strings.Join(uppers, ", "))
+}
+
+// connection is an SSH connection: the addresses of its ends.
+type connection struct{ client, server netip.Addr }
+
+// sshConnection is that over which the process pid was started. sudo(8) takes the
+// variable out of the environment, so those of the processes above are looked at,
+// too.
+func sshConnection(pid int) (connection, bool) {
 	for pid > 1 {
 		proc := "/proc/" + strconv.Itoa(pid)
 		environ, err := os.ReadFile(proc + "/environ")
 		if err != nil {
-			return netip.Addr{}, false
+			return connection{}, false
 		}
 		for _, v := range bytes.Split(environ, []byte{0}) {
 			value, ok := bytes.CutPrefix(v, []byte("SSH_CONNECTION="))
 			if !ok {
 				continue
 			}
-			client, _, _ := strings.Cut(string(value), " ")
-			addr, err := netip.ParseAddr(client)
-			return addr.Unmap().WithZone(""), err == nil
+			return parseConnection(string(value))
 		}
 		if pid, err = parentOf(proc); err != nil {
-			return netip.Addr{}, false
+			return connection{}, false
 		}
 	}
-	return netip.Addr{}, false
+	return connection{}, false
+}
+
+// parseConnection parses the variable SSH_CONNECTION (ssh(1)).
+func parseConnection(value string) (c connection, ok bool) {
+	fields := strings.Fields(value)
+	if len(fields) != 4 {
+		return c, false
+	}
+	client, err := netip.ParseAddr(fields[0])
+	if err != nil {
+		return c, false
+	}
+	server, err := netip.ParseAddr(fields[2])
+	return connection{client.Unmap(), server.Unmap().WithZone("")}, err == nil
 }
 
 // parentOf reads the parent of a process (proc(5)).

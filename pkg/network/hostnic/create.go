@@ -160,6 +160,7 @@ func (c *creation) steps(ctx context.Context) []step {
 		{"keep the user namespace", func() error { return c.keep("user", usernsFile) }},
 		{"keep the network namespace", func() error { return c.keep("net", netnsFile) }},
 		{"put the card inside", c.putInside},
+		{"note its number", c.noteNumber},
 		{"configure it", func() error { return c.configure(ctx) }},
 		{"open the directory to the user", func() error { return openTo(c.o.Dir, c.o.Owner.UID) }},
 		{"say that it is ready", func() error {
@@ -208,7 +209,7 @@ func (c *creation) putInside() error {
 	}
 	defer ns.Close()
 	if c.o.Mode == ModeMove {
-		return c.state.Card.move(c.link, ns)
+		return c.state.Card.lend(c.link, ns)
 	}
 	// The kernel's own name for the mode in which the interfaces of one card reach
 	// each other.
@@ -226,20 +227,39 @@ func (c *creation) putInside() error {
 	return nil
 }
 
-// configure gives the card inside its addresses and routes.
-func (c *creation) configure(ctx context.Context) error {
+// noteNumber has the state say what the card's number is inside.
+func (c *creation) noteNumber() error {
+	err := c.inside(func(link netlink.Link) error {
+		c.state.Inside = link.Attrs().Index
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.state.write(c.o.Dir)
+}
+
+// inside runs f in the network namespace, with the card.
+func (c *creation) inside(f func(netlink.Link) error) error {
 	ns, err := os.Open(c.path(netnsFile))
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
 	return linux.InNetwork(ns, func() error {
-		if err := network.LoopbackUp(); err != nil {
-			return err
-		}
 		link, err := netlink.LinkByName(c.state.Card.Name)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", c.state.Card.Name, err)
+		}
+		return f(link)
+	})
+}
+
+// configure gives the card inside its addresses and routes.
+func (c *creation) configure(ctx context.Context) error {
+	return c.inside(func(link netlink.Link) error {
+		if err := network.LoopbackUp(); err != nil {
+			return err
 		}
 		if c.o.DHCP {
 			return c.configureDHCP(ctx, link)
@@ -270,7 +290,7 @@ func (c *creation) configureDHCP(ctx context.Context, link netlink.Link) error {
 	if err := l.apply(link); err != nil {
 		return err
 	}
-	c.state.Addresses, c.state.Gateways = []netip.Prefix{l.Address}, l.Gateways
+	c.state.Addresses, c.state.Gateways, c.state.Release = []netip.Prefix{l.Address}, l.Gateways, l.release()
 	if len(c.o.Nameservers) == 0 {
 		c.state.Nameservers = l.Nameservers
 	}

@@ -22,8 +22,8 @@ type DestroyOptions struct {
 	// Dir is the directory of a Create.
 	Dir string
 
-	// Force ends the processes that are on the card. Without it they are in the
-	// way.
+	// Force ends the processes that are on the card, and does without what cannot be
+	// restored, with a warning. Without it both are in the way.
 	Force bool
 
 	// Logger takes warnings, and each step at debug level. Nil discards them.
@@ -76,11 +76,11 @@ func (d *destruction) examine() error {
 		}
 	}
 	d.state, err = readState(d.o.Dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	if d.state == nil {
+		return d.takeLock() // all that there is, or less
 	}
 	host, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
@@ -89,24 +89,35 @@ func (d *destruction) examine() error {
 	if host != d.state.HostNetwork && isNamespace(d.path(netnsFile)) {
 		return fmt.Errorf("the card is from another network namespace, %s: run this command there", d.state.HostNetwork)
 	}
-	return d.checkUnused()
-}
-
-// checkUnused refuses a card that a gate is on, and takes the lock, so that none
-// comes. What has left a gate, or came without one, counts as well.
-func (d *destruction) checkUnused() error {
 	if d.o.Force {
 		return nil
 	}
-	if d.lock == nil {
-		var err error
-		switch d.lock, err = lock(d.o.Dir, false); {
-		case errors.Is(err, errLocked):
-			return fmt.Errorf("a gate is using %s: end it first, or use hostnic.DestroyOptions.Force, which ends it", d.state.Card.Name)
-		case err != nil && !errors.Is(err, os.ErrNotExist):
-			return err
-		}
+	if err := d.takeLock(); err != nil {
+		return err
 	}
+	return d.checkUnused()
+}
+
+// takeLock takes the lock, where there is one already, so that no gate comes. It is
+// not there without whoever makes or removes the directory.
+func (d *destruction) takeLock() (err error) {
+	if d.lock != nil {
+		return nil
+	}
+	switch d.lock, err = lock(d.o.Dir, false); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case errors.Is(err, errLocked) && d.state != nil && d.state.Ready:
+		return fmt.Errorf("a gate is using %s: end it first, or use hostnic.DestroyOptions.Force, which ends it", d.state.Card.Name)
+	case errors.Is(err, errLocked):
+		return fmt.Errorf("another command is at work in %s: wait for its end", d.o.Dir)
+	}
+	return err
+}
+
+// checkUnused refuses a card that processes are on: what has left a gate, or came
+// without one.
+func (d *destruction) checkUnused() error {
 	users, err := d.userNamespace()
 	if users == nil || err != nil {
 		return err
@@ -139,18 +150,19 @@ func (d *destruction) steps(context.Context) []step {
 				d.state.Ready = false
 				return d.state.write(d.o.Dir)
 			}},
-			step{"end the processes", d.endProcesses})
+			step{"end the processes", d.endProcesses},
+			step{"give its lease back", d.giveLeaseBack})
 	}
 	if d.state != nil && d.state.Mode == ModeMove {
 		steps = append(steps,
 			step{"take the card out", d.takeOut},
 			step{"find it on the host", d.findOnHost},
-			step{"restore the interface", d.ifFound(func() error { return d.state.Card.restoreLink(d.link) })},
-			step{"restore its addresses", d.ifFound(func() error {
+			step{"restore the interface", d.restore(func() error { return d.state.Card.restoreLink(d.link) })},
+			step{"restore its addresses", d.restore(func() error {
 				return d.state.Card.sayAddresses(d.link, time.Since(d.state.Made))
 			})},
-			step{"restore up or down", d.ifFound(func() error { return d.state.Card.restoreUp(d.link) })},
-			step{"restore its routes", d.ifFound(d.restoreRoutes)})
+			step{"restore up or down", d.restore(func() error { return d.state.Card.restoreUp(d.link) })},
+			step{"restore its routes", d.restore(d.restoreRoutes)})
 	}
 	if d.state != nil && d.state.Mode == ModeMacvlan {
 		steps = append(steps, step{"remove the macvlan", d.removeMacvlan})
@@ -177,6 +189,31 @@ func (d *destruction) endProcesses() error {
 	return users.Kill()
 }
 
+// giveLeaseBack tells the DHCP server that the address is free, where the card still
+// has it. A server that does not hear it frees it later.
+func (d *destruction) giveLeaseBack() error {
+	r := d.state.Release
+	if r == nil || !isNamespace(d.path(netnsFile)) {
+		return nil
+	}
+	err := d.inside(func() error {
+		local, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+		if err != nil || !slices.ContainsFunc(local, func(a netlink.Addr) bool { return a.IP.Equal(r.Address.AsSlice()) }) {
+			return err
+		}
+		socket, err := releaseSocket()
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		return r.send(socket)
+	})
+	if err != nil {
+		d.o.Logger.Debug("the DHCP server holds the address until its lease is over", "error", err)
+	}
+	return nil
+}
+
 // takeOut moves the card to the host. A namespace that is gone holds none: the
 // kernel has given a card with hardware back by itself.
 func (d *destruction) takeOut() error {
@@ -189,11 +226,11 @@ func (d *destruction) takeOut() error {
 	}
 	defer host.Close()
 	return d.inside(func() error {
-		link, err := d.state.Card.find()
+		link, err := d.state.Card.findInside(d.state.Inside)
 		if link == nil || err != nil {
 			return err
 		}
-		return d.state.Card.move(link, host)
+		return d.state.Card.takeBack(link, host)
 	})
 }
 
@@ -213,7 +250,7 @@ func (d *destruction) findOnHost() error {
 	const patience, pause = 5 * time.Second, 20 * time.Millisecond
 	for end := time.Now().Add(patience); ; time.Sleep(pause) {
 		var err error
-		if d.link, err = d.state.Card.find(); err != nil || d.link != nil {
+		if d.link, err = d.state.Card.findOnHost(); err != nil || d.link != nil {
 			return err
 		}
 		if d.state.Card.Kind != hardware || time.Now().After(end) {
@@ -224,14 +261,22 @@ func (d *destruction) findOnHost() error {
 	return nil
 }
 
-// ifFound is a step for a card that is there. A virtual one may have been deleted by
-// who had it.
-func (d *destruction) ifFound(do func() error) func() error {
+// restore is a step for a card that is there: a virtual one may have been deleted by
+// who had it. The world may have changed, so that a route leads nowhere.
+func (d *destruction) restore(do func() error) func() error {
 	return func() error {
 		if d.link == nil {
 			return nil
 		}
-		return do()
+		err := do()
+		if err != nil && d.o.Force {
+			d.o.Logger.Warn("not all is as it was", "error", err)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: mend that and run it again, or use hostnic.DestroyOptions.Force, which does without", err)
+		}
+		return nil
 	}
 }
 
@@ -290,6 +335,3 @@ func unmount(path string) error {
 	}
 	return nil
 }
-
-// hardware is the kind of an interface that is not made by a request.
-const hardware = "device"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -25,7 +26,8 @@ import (
 //	   |   NAK, or the lease is over
 //	   +----------- acquire
 //
-// The kernel gets the address with the lifetime of its lease: when nobody renews it,
+// A lease that nobody will ask for again, because the Ethernet address was made for
+// one gate, is given back at the end (release.go). The kernel gets the address with the lifetime of its lease: when nobody renews it,
 // as when all gates on the card have ended, it goes by itself.
 
 // lease is what a DHCP server has granted.
@@ -186,14 +188,27 @@ func (l *lease) apply(link netlink.Link) error {
 			err = errors.Join(err, netlink.AddrDel(link, &a))
 		}
 	}
-	for _, r := range l.routes() {
-		r.LinkIndex, r.Protocol = link.Attrs().Index, unix.RTPROT_DHCP
-		err = errors.Join(err, netlink.RouteReplace(r))
-	}
-	if err != nil {
+	if err = errors.Join(err, l.applyRoutes(link)); err != nil {
 		return fmt.Errorf("routes of the lease on %s: %w", link.Attrs().Name, err)
 	}
 	return nil
+}
+
+// applyRoutes makes the routes of the lease, and removes those of an earlier one.
+func (l *lease) applyRoutes(link netlink.Link) error {
+	leased := &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: unix.RTPROT_DHCP}
+	old, err := netlink.RouteListFiltered(netlink.FAMILY_V4, leased, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	now := l.routes()
+	for _, r := range now {
+		r.LinkIndex, r.Protocol = leased.LinkIndex, leased.Protocol
+		err = errors.Join(err, netlink.RouteReplace(r))
+	}
+	for _, r := range old {
+		if !slices.ContainsFunc(now, func(n *netlink.Route) bool { return n.Dst.String() == r.Dst.String() }) {
+			err = errors.Join(err, netlink.RouteDel(&r))
+		}
+	}
+	return err
 }
 
 // routes are those of the lease. Classless ones are instead of the router
@@ -227,6 +242,9 @@ type news struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"`
 
+	// Release gives the lease back.
+	Release *release `json:"release,omitempty"`
+
 	// Trouble is what goes wrong; then there is nothing else.
 	Trouble string `json:"trouble,omitempty"`
 }
@@ -250,7 +268,7 @@ func (l *lease) keep(link netlink.Link, tell func(news)) {
 
 // news is what there is to tell of the lease.
 func (l *lease) news() news {
-	return news{Address: l.Address, Nameservers: l.Nameservers, Search: l.Search}
+	return news{Address: l.Address, Nameservers: l.Nameservers, Search: l.Search, Release: l.release()}
 }
 
 // pauseAfterTrouble is how long a client waits that could not even ask.

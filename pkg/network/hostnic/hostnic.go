@@ -35,6 +35,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network"
 )
 
@@ -74,9 +75,11 @@ func New(o Options) (*Card, error) {
 type driver struct {
 	log     *slog.Logger
 	changed chan struct{} // holds one while there is news for Follow
+	onlyUse bool          // of the interface: nobody asks for its lease again
 
-	mu    sync.Mutex // guards the rest
-	state *state     // of Check; the zero state before
+	mu      sync.Mutex // guards the rest
+	state   *state     // of Check; the zero state before
+	release *release   // of the last lease, if there is one
 }
 
 func newDriver(log *slog.Logger) *driver {
@@ -153,6 +156,12 @@ func (c *Card) Join(context.Context, func(context.Context, int) error) (*network
 	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("%s is in use by another gate: end that one, or start both with hostnic.Options.Shared", c.state.Card.Name)
 	}
+	if err == nil {
+		// Nobody changes it from here on; since the last look somebody may have.
+		if err = c.Check(); err != nil {
+			lock.Close()
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -176,18 +185,27 @@ func (c *Card) Join(context.Context, func(context.Context, int) error) (*network
 // Run takes the child half's news of leases. Without DHCP it has nothing to do but to
 // wait for ctx.
 func (d *driver) Run(ctx context.Context, files []*os.File, ready func()) error {
-	var reading sync.WaitGroup
-	for _, f := range files { // one, or none
-		reading.Go(func() { d.listen(f, ready) })
-	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
 	if len(files) == 0 {
 		ready()
+		<-ctx.Done()
+		return nil
 	}
+	lines, socket := files[0], files[1]
+	var reading sync.WaitGroup
+	reading.Go(func() { d.listen(lines, ready) })
 	<-ctx.Done()
-	for _, f := range files {
-		f.Close()
-	}
+	lines.Close()
 	reading.Wait()
+	if d.onlyUse && d.release != nil {
+		if err := d.release.send(socket); err != nil {
+			d.log.Warn("the DHCP server holds the address until its lease is over", "error", err)
+		}
+	}
 	return nil
 }
 
@@ -220,7 +238,7 @@ func (d *driver) take(n news) {
 	if !s.FixedDNS {
 		s.Nameservers, s.Search = n.Nameservers, n.Search
 	}
-	d.state = &s
+	d.state, d.release = &s, n.Release
 }
 
 // Follow calls changed when a lease may have brought other DNS servers.
@@ -258,16 +276,49 @@ func Setup(plan network.Plan) ([]*os.File, error) {
 	if err := l.apply(link); err != nil {
 		return nil, err
 	}
+	return l.hold(link)
+}
+
+// hold keeps the lease, in the network namespace of this thread, for as long as the
+// process lives. The parent half gets the news by the first of the files; the second
+// is for its last word to the server.
+func (l *lease) hold(link netlink.Link) (files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+		}
+	}()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
+	}
+	files = append(files, r)
+	socket, err := releaseSocket()
+	if err != nil {
+		w.Close()
+		return files, err
+	}
+	files = append(files, socket)
+	// With a detached network, of all threads this one alone is in it.
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		w.Close()
+		return files, err
 	}
 	lines := json.NewEncoder(w)
 	// Whom it is told may be gone; then this process ends, too.
 	tell := func(n news) { _ = lines.Encode(n) }
 	tell(l.news())
-	go l.keep(link, tell)
-	return []*os.File{r}, nil
+	go func() {
+		err := linux.InNetwork(ns, func() error {
+			l.keep(link, tell)
+			return nil
+		})
+		tell(news{Trouble: err.Error()})
+	}()
+	return files, nil
 }
 
 // awaitLink waits for an interface that comes from the host.

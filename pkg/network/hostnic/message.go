@@ -3,6 +3,7 @@ package hostnic
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -258,6 +259,21 @@ func (m message) isMain() bool { return m[routeTable] == unix.RT_TABLE_MAIN }
 // isIPv4 says whether the message is about IPv4.
 func (m message) isIPv4() bool { return m[0] == unix.AF_INET }
 
+// destination is where the route leads.
+func (m message) destination() netip.Prefix {
+	to := netip.IPv6Unspecified()
+	if m.isIPv4() {
+		to = netip.IPv4Unspecified()
+	}
+	m.attributes(routeHeader, func(typ uint16, value []byte) bool {
+		if typ == unix.RTA_DST {
+			to, _ = netip.AddrFromSlice(value)
+		}
+		return true
+	})
+	return netip.PrefixFrom(to, int(m[routeDstLen]))
+}
+
 // gateway is the route's next hop; invalid where it has none of its own.
 func (m message) gateway() (gw netip.Addr) {
 	m.attributes(routeHeader, func(typ uint16, value []byte) bool {
@@ -280,7 +296,7 @@ func sayRoutes(routes []message) error {
 		for _, m := range routes {
 			if err := m.say(unix.RTM_NEWROUTE); err != nil {
 				failed = append(failed, m)
-				errs = errors.Join(errs, err)
+				errs = errors.Join(errs, fmt.Errorf("route to %v: %w", m.destination(), err))
 			}
 		}
 		if len(failed) == 0 {

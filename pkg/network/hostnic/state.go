@@ -47,12 +47,19 @@ type state struct {
 	// Card is the card as it was on the host. With ModeMacvlan it stays there.
 	Card card `json:"card"`
 
+	// Inside is the number of the interface inside; 0 until that is known.
+	Inside int `json:"inside,omitempty"`
+
 	// Made is when the state of the card was taken.
 	Made time.Time `json:"made"`
 
 	// DHCP says that gates ask for an address when they start, and keep it while they
 	// run.
 	DHCP bool `json:"dhcp,omitempty"`
+
+	// Release gives the lease of Create back. Gates that run on the card later get
+	// the same address again, as a rule.
+	Release *release `json:"release,omitempty"`
 
 	// Addresses and Gateways are those inside, for people.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
