@@ -53,11 +53,20 @@ func TestACardGetsItsAddressByDHCP(t *testing.T) {
 	testenv.Until(t, "the renewal of the lease", func() bool { return renewals() > then+1 })
 	g.run(t, "ping", "-c1", "-W5", s.lan.Addr4.String())
 	g.stop(t)
+	if releases(server) != 0 {
+		t.Error("the end of a gate releases the lease, which the next one has as well")
+	}
 	s.giveBack(t)
+	testenv.Until(t, "the release of the lease", func() bool { return releases(server) == 1 })
 	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
 		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
 	}
 	s.clean(t)
+}
+
+// releases is how often the server was given its one lease back.
+func releases(server *testenv.Process) int {
+	return strings.Count(server.Stderr()+server.Stdout(), "DHCPRELEASE(eth0) "+leased)
 }
 
 func TestAServerThatMovesTheCardIsFollowed(t *testing.T) {
@@ -97,12 +106,14 @@ func TestANetworkWithoutDHCPServerIsRefusedAndNothingChanges(t *testing.T) {
 
 func TestAMacvlanAroundOneCommandGetsItsAddressByDHCP(t *testing.T) {
 	s := newLANSite(t)
-	s.serveDHCP(t, leased)
+	server := s.serveDHCP(t, leased)
 	before := s.portrait(t, "eth1")
 	r := s.Run(t, s.around("--hostnic-mode=macvlan", "sh", "-c", "ip -4 -brief address show dev eth1; ping -c1 -W5 "+s.lan.Addr4.String()+" >&2"))
 	if r.Code != 0 || !strings.Contains(r.Stdout, fmt.Sprintf("%s/28", leased)) {
 		t.Errorf("%v\nwant %s", r, leased)
 	}
+	// Each has an Ethernet address of its own: the next one could not have it.
+	testenv.Until(t, "the release of the lease", func() bool { return releases(server) == 1 })
 	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
 		t.Errorf("the card has changed (-before +after):\n%s", diff)
 	}

@@ -4,7 +4,9 @@
 // (SCM_RIGHTS). End of file on either side means that the other is dead.
 //
 //	kind     from    body     files        when, and what follows
-//	setup    parent  -        a Setup      at once; the child sets up the network
+//	setup    parent  -        a Setup      at once; the child sets up the network, which
+//	                                       may be a second file
+//	detached child   -        -            a thread of it is in the detached network
 //	network  child   -        the driver's the parent runs the network driver
 //	mapped   parent  -        -            ids are mapped; the child mounts
 //	ready    child   -        -            all set up; the parent opens its API
@@ -39,18 +41,19 @@ type Kind string
 
 // The kinds of the table above.
 const (
-	KindSetup   Kind = "setup"
-	KindNetwork Kind = "network"
-	KindMapped  Kind = "mapped"
-	KindReady   Kind = "ready"
-	KindRun     Kind = "run"
-	KindSignal  Kind = "signal"
-	KindStopped Kind = "stopped"
-	KindResumed Kind = "resumed"
-	KindSockets Kind = "sockets"
-	KindRebind  Kind = "rebind"
-	KindExit    Kind = "exit"
-	KindError   Kind = "error"
+	KindSetup    Kind = "setup"
+	KindDetached Kind = "detached"
+	KindNetwork  Kind = "network"
+	KindMapped   Kind = "mapped"
+	KindReady    Kind = "ready"
+	KindRun      Kind = "run"
+	KindSignal   Kind = "signal"
+	KindStopped  Kind = "stopped"
+	KindResumed  Kind = "resumed"
+	KindSockets  Kind = "sockets"
+	KindRebind   Kind = "rebind"
+	KindExit     Kind = "exit"
+	KindError    Kind = "error"
 )
 
 // Limits of one message. A socketpair's default send buffer (net.core.wmem_default,

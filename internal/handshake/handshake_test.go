@@ -133,6 +133,39 @@ func TestAMessageThatIsTooLargeIsNotSent(t *testing.T) {
 	}
 }
 
+func TestANetworkRidesOnASetup(t *testing.T) {
+	parent, child := pair(t)
+	file, err := Setup{Command: []string{"true"}, Mounts: []byte("{}")}.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := parent.Send(KindSetup, nil, file, ns); err != nil {
+		t.Fatal(err)
+	}
+	m, err := child.Expect(KindSetup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Setup()
+	if err != nil || got.Network == nil {
+		t.Fatalf("network %v, %v", got.Network, err)
+	}
+	defer got.Network.Close()
+	want, err := ns.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := got.Network.Stat(); err != nil || !os.SameFile(info, want) {
+		t.Errorf("it is another file: %v", err)
+	}
+}
+
 func TestASetupMayBeLargerThanAMessage(t *testing.T) {
 	parent, child := pair(t)
 	want := Setup{Command: []string{strings.Repeat("x", 20*maxMessage), ""}, Mounts: []byte("{}")}

@@ -23,6 +23,10 @@ type Setup struct {
 	// that it is not in itself; empty for none.
 	DetachedNetns string `json:"detachedNetns,omitempty"`
 
+	// Network is the namespace for that, which rides along; nil is a new one. The
+	// receiver owns it.
+	Network *os.File `json:"-"`
+
 	// Mounts is a child.Mounts, which this package need not know.
 	Mounts json.RawMessage `json:"mounts"`
 
@@ -61,13 +65,16 @@ func (s Setup) File() (*os.File, error) {
 
 // Setup reads the setup of a message of kind setup, and closes its file.
 func (m Message) Setup() (Setup, error) {
-	defer m.CloseFiles()
+	defer func() { m.CloseFiles() }()
 	var s Setup
-	if len(m.Files) != 1 {
-		return s, fmt.Errorf("handshake: message %q: %d files, not 1", m.Kind, len(m.Files))
+	if n := len(m.Files); n < 1 || n > 2 {
+		return s, fmt.Errorf("handshake: message %q: %d files, not 1 or 2", m.Kind, n)
 	}
 	if err := json.NewDecoder(m.Files[0]).Decode(&s); err != nil {
 		return s, fmt.Errorf("handshake: message %q: %w", m.Kind, err)
+	}
+	if len(m.Files) == 2 {
+		s.Network, m.Files = m.Files[1], m.Files[:1]
 	}
 	return s, nil
 }

@@ -25,7 +25,7 @@ var networks = map[string]NetworkSetup{
 }
 
 // setUpNetwork runs the child half of the driver in the network namespace, and
-// sends its files up. A detached namespace is made first.
+// sends its files up. A detached namespace is made, or entered, first.
 func (c *child) setUpNetwork() error {
 	name := c.setup.Plan.Driver
 	set, ok := c.options.Networks[name]
@@ -36,11 +36,14 @@ func (c *child) setUpNetwork() error {
 		return fmt.Errorf("network driver %q has no child half", name)
 	}
 	if c.setup.DetachedNetns != "" {
-		runner, err := newNetns()
+		runner, err := newNetns(c.setup.Network)
 		if err != nil {
 			return err
 		}
 		c.netns = runner
+		if err := c.conn.Send(handshake.KindDetached, nil); err != nil {
+			return errParentGone
+		}
 	}
 	var files []*os.File
 	err := c.netns(func() (err error) {
@@ -100,8 +103,9 @@ type threadRunner func(func() error) error
 func here(f func() error) error { return f() }
 
 // newNetns makes a network namespace that one thread is in, and the rest of the
-// process is not. The thread lasts as long as the process.
-func newNetns() (threadRunner, error) {
+// process is not; or has it enter one that is there, and closes the file of that. The
+// thread lasts as long as the process.
+func newNetns(existing *os.File) (threadRunner, error) {
 	type job struct {
 		do   func() error
 		done chan error
@@ -110,7 +114,13 @@ func newNetns() (threadRunner, error) {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: no other goroutine may run in this namespace
-		err := os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
+		var err error
+		if existing == nil {
+			err = os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
+		} else {
+			err = os.NewSyscallError("setns(CLONE_NEWNET)", unix.Setns(int(existing.Fd()), unix.CLONE_NEWNET))
+			existing.Close()
+		}
 		started <- err
 		if err != nil {
 			return

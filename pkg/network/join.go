@@ -23,7 +23,8 @@ type Joiner interface {
 // Attacher is what a driver may implement that puts an interface into the network
 // namespace of the child, from the host.
 type Attacher interface {
-	// Attach is called once, when the child has its namespaces; pid is the child's.
+	// Attach is called once, when the network namespace is there; pid is a process in
+	// it, the child, or a thread of the child's where that alone is in it.
 	// The child half waits for the interface.
 	Attach(ctx context.Context, pid int) error
 }

@@ -123,9 +123,13 @@ func startIn(o *Options, joined *network.Namespaces, files []*os.File) (*os.Proc
 		dir = "/"
 	}
 	const made = unix.CLONE_NEWUSER | unix.CLONE_NEWNET
+	namespaces := []*os.File{joined.User}
+	if !o.DetachNetns { // otherwise a thread of the child joins it
+		namespaces = append(namespaces, joined.Net)
+	}
 	restore := linux.LowerFileLimit()
 	pid, err := linux.Entry{
-		Files:   []*os.File{joined.User, joined.Net},
+		Files:   namespaces,
 		New:     o.cloneFlags() &^ made,
 		Dir:     dir,
 		Program: self,
@@ -142,6 +146,28 @@ func startIn(o *Options, joined *network.Namespaces, files []*os.File) (*os.Proc
 		return nil, err
 	}
 	return os.FindProcess(pid)
+}
+
+// detachedThread is the thread of the child that is in a network namespace which the
+// child is not in: its number in this process' PID namespace, which the child may not
+// know.
+func (p *process) detachedThread() (int, error) {
+	proc := fmt.Sprintf("/proc/%d/", p.Pid)
+	own, err := os.Readlink(proc + "ns/net")
+	if err != nil {
+		return 0, err
+	}
+	threads, err := os.ReadDir(proc + "task")
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range threads {
+		ns, err := os.Readlink(proc + "task/" + t.Name() + "/ns/net")
+		if err == nil && ns != own {
+			return strconv.Atoi(t.Name())
+		}
+	}
+	return 0, errors.New("no thread of the child is in the detached network")
 }
 
 // cloneFlags are the namespaces to make.

@@ -188,12 +188,6 @@ func (o *Options) validate() error {
 
 func (o *Options) validateNetwork() error {
 	plan := o.Network.Plan()
-	switch o.Network.(type) {
-	case network.Joiner, network.Attacher:
-		if o.DetachNetns {
-			return fmt.Errorf("parent.Options.DetachNetns cannot go with parent.Options.Network=%s: the command is in the network namespace of the card", plan.Driver)
-		}
-	}
 	if o.DetachNetns && !plan.Namespace {
 		return fmt.Errorf("parent.Options.DetachNetns needs a network of its own: parent.Options.Network=%s has none; use slirp or none", plan.Driver)
 	}

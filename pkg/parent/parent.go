@@ -76,6 +76,7 @@ type gate struct {
 	o       *Options
 	ids     idMaps
 	dir     *statedir.Dir
+	joined  *network.Namespaces // nil where the gate makes its own
 	child   *process
 	session *session
 	ports   port.Driver // nil without one, as are ledger and auto
@@ -144,19 +145,18 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 		}
 	}
 	g.o.Env = environment(env, g.o.EnvPrefixes, g.dir.Path())
-	var joined *network.Namespaces
 	if j, ok := g.o.Network.(network.Joiner); ok {
-		if joined, err = j.Join(ctx, g.ids.write); err != nil {
+		if g.joined, err = j.Join(ctx, g.ids.write); err != nil {
 			return exit, err
 		}
-		defer func() { err = errors.Join(err, joined.Leave()) }()
-		if joined.Shared {
+		defer func() { err = errors.Join(err, g.joined.Leave()) }()
+		if g.joined.Shared {
 			g.o.PIDNS, g.o.Reaper = true, &g.o.PIDNS
 		}
 		g.ids = idMaps{} // they are mapped
 	}
 	var conn *handshake.Conn
-	if g.child, conn, err = launch(g.o, joined); err != nil {
+	if g.child, conn, err = launch(g.o, g.joined); err != nil {
 		return exit, err
 	}
 	g.o.Logger.Debug("the child runs in its namespaces", "pid", g.child.Pid, "stateDir", g.dir.Path())
@@ -271,17 +271,20 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 		return err
 	}
 	defer setup.Close()
-	if err := g.session.send(handshake.KindSetup, nil, setup); err != nil {
+	files := []*os.File{setup}
+	if g.joined != nil && g.o.DetachNetns {
+		files = append(files, g.joined.Net)
+	}
+	if err := g.session.send(handshake.KindSetup, nil, files...); err != nil {
 		return err
 	}
 	mapped := make(chan error, 1)
 	go func() { mapped <- g.mapIDs(ctx) }()
-	if a, ok := g.o.Network.(network.Attacher); ok {
-		if err := a.Attach(ctx, g.child.Pid); err != nil {
-			return errors.Join(err, <-mapped)
-		}
+	err = g.attach(ctx)
+	if err == nil {
+		err = g.startNetwork(ctx, parts)
 	}
-	if err := g.startNetwork(ctx, parts); err != nil {
+	if err != nil {
 		return errors.Join(err, <-mapped)
 	}
 	if err := <-mapped; err != nil {

@@ -34,6 +34,30 @@ func (g *gate) mapIDs(ctx context.Context) error {
 	return g.session.send(handshake.KindMapped, nil)
 }
 
+// attach has a driver put its interface into the network namespace, if it is one that
+// does.
+func (g *gate) attach(ctx context.Context) error {
+	a, ok := g.o.Network.(network.Attacher)
+	if !ok {
+		return nil
+	}
+	thread := g.child.Pid
+	if g.o.DetachNetns {
+		select {
+		case <-g.session.detached:
+		case <-g.session.done:
+			return nil // watch tells why
+		case <-ctx.Done():
+			return nil
+		}
+		var err error
+		if thread, err = g.child.detachedThread(); err != nil {
+			return err
+		}
+	}
+	return a.Attach(ctx, thread)
+}
+
 // startNetwork runs the network driver on the files that the child hands up,
 // and waits until it carries traffic.
 func (g *gate) startNetwork(ctx context.Context, parts *errgroup.Group) error {

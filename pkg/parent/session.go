@@ -18,8 +18,9 @@ type session struct {
 	conn    *handshake.Conn
 	stopped func(syscall.Signal) bool // may be nil
 
-	network chan handshake.Message // gets one message
-	ready   chan struct{}          // closed by the message
+	detached chan struct{}          // closed by the message
+	network  chan handshake.Message // gets one message
+	ready    chan struct{}          // closed by the message
 
 	// done is closed when nothing more will come. Then exit is how the command
 	// ended, or nil and err is why nothing came.
@@ -34,12 +35,13 @@ type session struct {
 
 func newSession(conn *handshake.Conn, stopped func(syscall.Signal) bool) *session {
 	s := &session{
-		conn:    conn,
-		stopped: stopped,
-		network: make(chan handshake.Message, 1),
-		ready:   make(chan struct{}),
-		done:    make(chan struct{}),
-		waiting: make(map[uint64]chan handshake.Message),
+		conn:     conn,
+		stopped:  stopped,
+		detached: make(chan struct{}),
+		network:  make(chan handshake.Message, 1),
+		ready:    make(chan struct{}),
+		done:     make(chan struct{}),
+		waiting:  make(map[uint64]chan handshake.Message),
 	}
 	go s.receive()
 	return s
@@ -63,7 +65,7 @@ var errChildGone = errors.New("the child is gone")
 // receive runs until the command's end, or the channel's.
 func (s *session) receive() {
 	defer close(s.done)
-	var sawNetwork, sawReady bool
+	var sawDetached, sawNetwork, sawReady bool
 	for {
 		m, err := s.conn.Recv()
 		if err != nil {
@@ -77,6 +79,9 @@ func (s *session) receive() {
 			m.CloseFiles() // no other kind has any, but what runs inside can change the child
 		}
 		switch {
+		case m.Kind == handshake.KindDetached && !sawDetached:
+			sawDetached = true
+			close(s.detached)
 		case m.Kind == handshake.KindNetwork && !sawNetwork:
 			sawNetwork = true
 			s.network <- m
