@@ -54,16 +54,25 @@ func TestAUserWithTwoCapabilitiesLendsACardAroundOneCommand(t *testing.T) {
 	s := newLANSite(t)
 	before := s.portrait(t, "eth1")
 	u := s.User
+	runtimeDir := u.RuntimeDir
 	as := func(caps string, args ...string) testenv.Result {
 		return s.Run(t, s.RootCommand("setpriv", append([]string{
 			fmt.Sprintf("--reuid=%d", u.UID), fmt.Sprintf("--regid=%d", u.GID), "--clear-groups",
 			"--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=+all",
-			"env", "HOME=" + u.Home, "XDG_RUNTIME_DIR=" + u.RuntimeDir,
+			"env", "HOME=" + u.Home, "XDG_RUNTIME_DIR=" + runtimeDir,
 			"gatekit", "--net=hostnic", "--hostnic-interface=eth1"}, args...)...))
 	}
 	if r := as("+net_admin", "true"); r.Code != 1 || len(lacks(r.Stderr, "CAP_NET_ADMIN and CAP_SYS_ADMIN", "--hostnic-dir")) > 0 {
 		t.Errorf("without CAP_SYS_ADMIN: %v", r)
 	}
+	runtimeDir = ""
+	if r := as("+net_admin,+sys_admin", "true"); r.Code != 2 || len(lacks(r.Stderr, "XDG_RUNTIME_DIR", "--hostnic-dir")) > 0 {
+		t.Errorf("who is not logged in: %v", r)
+	}
+	if r := as("+net_admin,+sys_admin", "--hostnic-dir="+u.Home+"/card", "true"); r.Code != 0 {
+		t.Errorf("who is not logged in, with a directory: %v", r)
+	}
+	runtimeDir = u.RuntimeDir
 	r := as("+net_admin,+sys_admin", "sh", "-c", "ls /sys/class/net; cat /proc/self/uid_map | wc -l; ping -c1 -W5 "+s.lan.Addr4.String()+" >&2")
 	if r.Stdout != "eth1\nlo\n2\n" || r.Code != 0 {
 		t.Errorf("with both: %v", r)

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -133,4 +135,17 @@ func TestACrashAtAnyStepLosesNoCard(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTheStateIsOnTheDiskBeforeTheCardMoves(t *testing.T) {
+	s := newLANSite(t)
+	succeeds(t, s.Run(t, s.RootCommand("strace", "-f", "-qq", "-o", "/run/trace", "-e", "trace=openat,fsync,rename,renameat,renameat2,sendto",
+		"gatectl", "netns", "create", "--interface=eth1", "--user=ada", "--ns-dir="+cardDir, "--dns="+s.lan.Addr4.String())))
+	calls, _, moved := strings.Cut(s.ReadFile(t, "/run/trace"), "IFLA_NET_NS_FD")
+	// The file, its name, and the name of its directory.
+	onDisk := regexp.MustCompile(`(?s)state\.json\.new.*fsync\(.*rename.*state\.json.*fsync\(.*fsync\(`)
+	if !moved || !onDisk.MatchString(calls) {
+		t.Errorf("before the card moves (%v) create does\n%s", moved, calls)
+	}
+	s.giveBack(t)
 }

@@ -2,7 +2,9 @@ package test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,6 +99,23 @@ func TestANetworkWithoutDHCPServerIsRefusedAndNothingChanges(t *testing.T) {
 	r := s.netns(t, "create", "--interface=eth1", "--user=ada", "--ns-dir="+cardDir, "--dhcp")
 	if missing := lacks(r.Stderr, "eth1", "no address", "is there a DHCP server"); r.Code != 1 || len(missing) > 0 || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("%v\nlacks %q", r, missing)
+	}
+	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
+		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
+	}
+	s.clean(t)
+}
+
+func TestAnInterruptedCreateTakesAllBack(t *testing.T) {
+	s := newLANSite(t)
+	before := s.portrait(t, "eth1")
+	p := s.Start(t, s.RootCommand("gatectl", "netns", "create", "--interface=eth1", "--user=ada", "--ns-dir="+cardDir, "--dhcp"))
+	testenv.Until(t, "the card's leaving", func() bool { // then it waits for a DHCP server
+		return !slices.Contains(interfaces(t, s.root(t, "ip -json link")), "eth1")
+	})
+	p.Signal(syscall.SIGINT)
+	if r := p.Wait(t); r.Code != 1 || len(lacks(r.Stderr, "interrupted", "eth1")) > 0 || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("create, interrupted: %v", r)
 	}
 	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
 		t.Errorf("the card is not what it was (-before +after):\n%s", diff)

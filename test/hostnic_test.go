@@ -70,6 +70,75 @@ func TestALentCardIsTheNetworkOfAGate(t *testing.T) {
 	s.clean(t)
 }
 
+func TestTheRoutesOfTheHostByACardGoWithIt(t *testing.T) {
+	s := newLANSite(t)
+	lan4, lan6 := s.lan.Addr4.String(), s.lan.Addr6.String()
+	s.root(t, `
+		ip link set eth1 mtu 1442
+		ip route add default via `+lan4+` dev eth1 metric 4321
+		ip -6 route add default via `+lan6+` dev eth1 metric 4321
+		ip route add 203.0.113.0/26 via `+lan4+` dev eth1
+		ip route add 203.0.113.64/26 via `+lan4+` dev eth1 table 77`)
+	for name, c := range map[string]struct {
+		flags      []string
+		want4      []string
+		want6, mtu string
+	}{
+		"as they are": {nil, []string{"default via " + lan4, "203.0.113.0/26 via " + lan4}, "default via " + lan6, "1442"},
+		"with another gateway": {[]string{"--gateway=198.51.100.19"},
+			[]string{"default via 198.51.100.19", "203.0.113.0/26 via " + lan4}, "default via " + lan6, "1442"},
+		"with an address in the same network": {[]string{"--address=198.51.100.20/28"},
+			[]string{"default via " + lan4, "203.0.113.0/26 via " + lan4}, "", "1442"},
+		"with addresses in others": {[]string{"--address=192.0.2.5/24", "--address=2001:db8:9::5/64", "--gateway=2001:db8:9::1"},
+			nil, "default via 2001:db8:9::1", "1442"},
+		"beside it": {[]string{"--mode=macvlan", "--address=198.51.100.20/28"},
+			[]string{"default via " + lan4, "203.0.113.0/26 via " + lan4}, "", "1442"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.lend(t, c.flags...)
+			got := output(t, s.Host, onCard("sh", "-c", "ip -4 route show table all proto boot; echo --; ip -6 route show default; echo --; cat /sys/class/net/eth1/mtu")...)
+			parts := strings.Split(got, "--\n")
+			if len(parts) != 3 || strings.Count(parts[0], "\n") != len(c.want4) || len(lacks(parts[0], c.want4...)) > 0 || !strings.HasPrefix(parts[1], c.want6) || (parts[1] == "") != (c.want6 == "") || parts[2] != c.mtu+"\n" {
+				t.Errorf("inside there are:\n%s\nwant routes %q and %q, MTU %s", got, c.want4, c.want6, c.mtu)
+			}
+			s.giveBack(t)
+		})
+	}
+}
+
+func TestTwoCardsAreLentAtOnce(t *testing.T) {
+	s := newLANSite(t)
+	second := s.Outside(t)
+	portraits := map[string]map[string]any{}
+	gates := map[string]*gate{}
+	for card, peer := range map[string]netip.Addr{"eth1": s.lan.Addr4, "eth2": second.Addr4} {
+		portraits[card] = s.portrait(t, card)
+		dir := "/run/gatekit/" + card
+		succeeds(t, s.netns(t, "create", "--interface="+card, "--user=ada", "--ns-dir="+dir, "--dns="+peer.String()))
+		g := &gate{host: s.Host, stateDir: s.User.RuntimeDir + "/" + card}
+		g.Process = s.Start(t, s.Command("gatekit", "--state-dir="+g.stateDir, "--net=hostnic", "--hostnic-dir="+dir, "sleep", "infinity"))
+		g.awaitReady(t)
+		g.run(t, "ping", "-c1", "-W5", peer.String())
+		gates[card] = g
+	}
+	for card, g := range gates {
+		if got, want := interfaces(t, g.run(t, "ip", "-json", "link")), []string{card, "lo"}; !slices.Equal(got, want) {
+			t.Errorf("interfaces inside: %q, want %q", got, want)
+		}
+	}
+	if got := succeeds(t, s.netns(t, "list")).Stdout; len(lacks(got, "/run/gatekit/eth1", "/run/gatekit/eth2")) > 0 {
+		t.Errorf("the list lacks one: %s", got)
+	}
+	for card, g := range gates {
+		g.stop(t)
+		succeeds(t, s.netns(t, "destroy", "--ns-dir=/run/gatekit/"+card))
+		if diff := cmp.Diff(portraits[card], s.portrait(t, card)); diff != "" {
+			t.Errorf("%s is not what it was (-before +after):\n%s", card, diff)
+		}
+	}
+	s.clean(t)
+}
+
 func TestALentCardIsApartFromTheHost(t *testing.T) {
 	s := newLANSite(t)
 	loopback := serveTCP(t, s.Host, "127.0.0.1:0", func(*net.TCPConn) {})
@@ -350,6 +419,11 @@ func TestALentCardNeedsNoLeaveToMakeUserNamespaces(t *testing.T) {
 	s.SetSubIDs(t, "", "")
 	if got := output(t, s.Host, onCard("id", "-u")...); got != "0\n" {
 		t.Errorf("without newuidmap and subordinate ids: %q", got)
+	}
+	loggedOut := s.Command("gatekit", onCard("id", "-u")...)
+	loggedOut.Env = slices.DeleteFunc(loggedOut.Env, func(v string) bool { return strings.HasPrefix(v, "XDG_RUNTIME_DIR=") })
+	if r := s.Run(t, loggedOut); r.Code != 0 || r.Stdout != "0\n" {
+		t.Errorf("of a user who is not logged in: %v", r)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(s.Path(cardDir), &st); err != nil || st.Uid != 0 {

@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os/signal"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/pkg/network/hostnic"
 	"github.com/gatekit/gatekit/pkg/parent"
@@ -73,7 +75,13 @@ func netnsCreate(c *cli.Context) error {
 		return err
 	}
 	o.Owner = hostnic.Owner{Name: owner.Name, UID: owner.UID, GID: owner.GID, MapIDs: owner.MapIDs}
-	return hostnic.Create(c.Context, o)
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	err = hostnic.Create(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %s is not lent: %w", o.Interface, err)
+	}
+	return err
 }
 
 // parseEach parses the values of a flag.

@@ -15,7 +15,7 @@ func netnsDestroyCommand() *cli.Command {
 		UsageText: "gatectl netns destroy --ns-dir DIR [--force]",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "ns-dir", Usage: "`DIR` of the card"},
-			&cli.BoolFlag{Name: "force", Usage: "end the gates on it first"},
+			&cli.BoolFlag{Name: "force", Usage: "end the gates on it first, and do without what cannot be restored"},
 			debugFlag(),
 		},
 		Action: netnsDestroy,

@@ -39,6 +39,7 @@ var flags = map[string]string{
 
 	"hostnic.Options.Dir":             "gatekit --hostnic-dir",
 	"hostnic.Options.Shared":          "gatekit --hostnic-shared",
+	"hostnic.AroundOptions.Dir":       "gatekit --hostnic-dir",
 	"hostnic.AroundOptions.Interface": "gatekit --hostnic-interface",
 	"hostnic.BridgeOptions.Bridge":    "gatekit --hostnic-bridge",
 

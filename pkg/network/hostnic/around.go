@@ -45,7 +45,11 @@ func NewAround(o AroundOptions) (*Around, error) {
 	if o.Dir == "" {
 		parent := DefaultParent
 		if os.Geteuid() != 0 {
-			parent = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "gatekit")
+			runtime := os.Getenv("XDG_RUNTIME_DIR")
+			if runtime == "" {
+				return nil, errors.New("XDG_RUNTIME_DIR is not set: name a directory that is to be made for the card with hostnic.AroundOptions.Dir")
+			}
+			parent = filepath.Join(runtime, "gatekit")
 		}
 		o.Dir = filepath.Join(parent, "hostnic-"+filepath.Base(o.Interface))
 	}

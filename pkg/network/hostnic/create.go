@@ -81,8 +81,8 @@ type CreateOptions struct {
 	once bool // for one gate: see Around
 }
 
-// Create lends a card. When it returns an error, all is as it was; when it does not
-// return, Destroy puts all back.
+// Create lends a card. When it returns an error, all is as it was: that of ctx if ctx
+// was done. When it does not return, Destroy puts all back.
 //
 // Each step is one change that happens or does not: between any two of them the
 // process may die.
@@ -112,9 +112,12 @@ func Create(ctx context.Context, o CreateOptions) (err error) {
 			return
 		}
 		o.Logger.Debug("taking back what was done", "error", err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		err = errors.Join(err, Destroy(context.WithoutCancel(ctx), DestroyOptions{Dir: o.Dir, Logger: o.Logger, held: c.lock}))
 	}()
-	err = runSteps(o.Logger, c.steps(ctx))
+	err = runSteps(ctx, o.Logger, c.steps(ctx))
 	if c.lock != nil && err == nil {
 		err = c.lock.Close()
 	}
@@ -136,10 +139,13 @@ type step struct {
 	do   func() error
 }
 
-// runSteps does one step after the other.
-func runSteps(log *slog.Logger, steps []step) error {
+// runSteps does one step after the other, until ctx is done.
+func runSteps(ctx context.Context, log *slog.Logger, steps []step) error {
 	for _, s := range steps {
 		log.Debug("next step", "step", s.name)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := s.do(); err != nil {
 			return err
 		}

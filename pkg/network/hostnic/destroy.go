@@ -34,7 +34,7 @@ type DestroyOptions struct {
 }
 
 // Destroy gives a card back to the host as it was, and removes the directory. It can
-// be called again after whatever ended a Create or another Destroy.
+// be called again after whatever ended a Create or another Destroy, such as ctx.
 func Destroy(ctx context.Context, o DestroyOptions) error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -48,7 +48,7 @@ func Destroy(ctx context.Context, o DestroyOptions) error {
 	if err := d.examine(); err != nil {
 		return err
 	}
-	return runSteps(o.Logger, d.steps(ctx))
+	return runSteps(ctx, o.Logger, d.steps())
 }
 
 // destruction is a Destroy at work.
@@ -142,7 +142,7 @@ func (d *destruction) userNamespace() (*linux.UserNamespace, error) {
 	return linux.OpenUserNamespaceFile(d.path(usernsFile))
 }
 
-func (d *destruction) steps(context.Context) []step {
+func (d *destruction) steps() []step {
 	var steps []step
 	if d.state != nil {
 		steps = append(steps,
