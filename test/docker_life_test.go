@@ -29,15 +29,15 @@ func TestDockerStartsAgain(t *testing.T) {
 		d.start(t, "")
 		d.importImage(t)
 		d.witness(t, "web", append([]string{"--restart=always"}, published...)...)
-		answers := func(t *testing.T) {
+		answers := func(t *testing.T, starts int) {
 			t.Helper()
-			d.serving(t, "web")
+			d.serving(t, "web", starts)
 			for _, network := range []string{"tcp", "udp"} {
 				expectOwn(t, network, d.outside, at(d.outside.HostAddr4, 8080))
 			}
 		}
-		answers(t)
-		for _, end := range []struct {
+		answers(t, 1)
+		for i, end := range []struct {
 			name   string
 			signal syscall.Signal
 			pid    func(t *testing.T) int
@@ -58,7 +58,7 @@ func TestDockerStartsAgain(t *testing.T) {
 			d.NoProcesses(t)
 			d.forgetTheDead(t)
 			d.start(t, "")
-			answers(t)
+			answers(t, i+2)
 		}
 		d.remove(t, "web")
 		d.Signal(syscall.SIGTERM)

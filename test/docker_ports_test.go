@@ -21,13 +21,14 @@ func (d *docker) witness(t *testing.T, name string, args ...string) {
 	t.Helper()
 	run := append([]string{"run", "-d", "--name=" + name}, args...)
 	d.docker(t, append(run, "base", "probe", "witness", "tcp,0.0.0.0,80", "udp,0.0.0.0,80", "tcp,::,80", "udp,::,80")...)
-	d.serving(t, name)
+	d.serving(t, name, 1)
 }
 
-// serving waits until the witness in a container listens.
-func (d *docker) serving(t *testing.T, name string) {
+// serving waits until the service in a container, which has been started so many
+// times by now, listens.
+func (d *docker) serving(t *testing.T, name string, starts int) {
 	t.Helper()
-	testenv.Until(t, "the service in "+name, func() bool { return strings.Contains(d.docker(t, "logs", name), "serving") })
+	testenv.Until(t, "the service in "+name, func() bool { return strings.Count(d.docker(t, "logs", name), "serving") >= starts })
 }
 
 func (d *docker) remove(t *testing.T, names ...string) {
@@ -62,8 +63,8 @@ func (d *docker) carriesAll(t *testing.T) {
 	d.docker(t, "run", "-d", "--name=tcp", "-p", "8080:80/tcp", "base", "probe", "service", "tcp", "0.0.0.0:80")
 	d.docker(t, "run", "-d", "--name=udp", "-p", "8080:80/udp", "base", "probe", "service", "udp", "0.0.0.0:80")
 	defer d.remove(t, "tcp", "udp")
-	d.serving(t, "tcp")
-	d.serving(t, "udp")
+	d.serving(t, "tcp", 1)
+	d.serving(t, "udp", 1)
 	for _, client := range []struct {
 		machine
 		addr netip.Addr

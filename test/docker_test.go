@@ -20,25 +20,29 @@ import (
 // on our rootlesskit.
 type docker struct {
 	site
-	*testenv.Process // rootlesskit, which the script becomes
+	*testenv.Process // rootlesskit, which the script becomes; nil under a service manager
 	release          dockerRelease
 
 	// environ is what commands have in their environment besides the user's.
 	environ []string
 }
 
-// dockerRelease is a Docker that scripts/docker-releases has unpacked.
+// dockerRelease is a Docker that scripts/docker-releases has made.
 type dockerRelease struct {
-	suite string
+	name string // of its folder
 
 	// old is Docker 20.10, which publishes ports by docker-proxy alone, and calls
 	// IPv6 an experiment.
 	old bool
+
+	// detached is Docker 29, which has its network in the gate's state dir.
+	detached bool
 }
 
-var bookworm, sid = dockerRelease{"bookworm", true}, dockerRelease{"sid", false}
+var dockerReleases = []dockerRelease{{name: "bookworm", old: true}, {name: "sid"}, {name: "moby", detached: true}}
 
-// unpacking copies the releases to where every Host has them, once.
+// unpacking brings the releases to where every Host has them, once: as links, or as
+// copies where that is another file system.
 var unpacking struct {
 	sync.Once
 	err error
@@ -54,20 +58,23 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 		if _, err := os.Stat(from); err != nil {
 			return
 		}
-		if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+		if exec.Command("cp", "-al", from, to).Run() == nil {
+			return
+		}
+		if out, err := exec.Command("cp", "-a", "--reflink=auto", from+"/.", to).CombinedOutput(); err != nil {
 			unpacking.err = fmt.Errorf("%w: %s", err, out)
 		}
 	})
 	if unpacking.err != nil {
 		t.Fatal(unpacking.err)
 	}
-	for _, release := range []dockerRelease{bookworm, sid} {
-		t.Run("of "+release.suite, func(t *testing.T) {
-			if _, err := os.Stat(from + "/" + release.suite); err != nil {
-				testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not unpacked this Docker: %v", err))
+	for _, release := range dockerReleases {
+		t.Run("of "+release.name, func(t *testing.T) {
+			if _, err := os.Stat(from + "/" + release.name); err != nil {
+				testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not made this Docker: %v", err))
 			}
 			d := &docker{site: newSite(t), release: release}
-			root := "/usr/local/bin/docker/" + release.suite
+			root := d.root()
 			path := []string{asRootlesskit(t, d.Host), root + "/usr/bin", root + "/usr/sbin", root + "/usr/share/docker.io/contrib", hostPath}
 			d.environ = []string{
 				"PATH=" + strings.Join(path, ":"),
@@ -77,6 +84,9 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 			}
 			if release.old { // its script looks for slirp4netns, else gives up
 				d.environ = append(d.environ, "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns")
+			}
+			if release.detached { // it asks for time namespaces, which Debian 12's runc does not know
+				d.configure(t, `{"features": {"time-namespaces": false}}`)
 			}
 			for _, helper := range []string{"slirp4netns", "pasta", "vpnkit"} {
 				if path, err := exec.LookPath(helper); err == nil {
@@ -88,8 +98,19 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 	}
 }
 
+// root is the Host's directory with the release.
+func (d *docker) root() string { return "/usr/local/bin/docker/" + d.release.name }
+
 // hostPath is PATH without Docker.
 const hostPath = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+// configure writes dockerd's configuration.
+func (d *docker) configure(t *testing.T, config string) {
+	t.Helper()
+	cmd := d.Command("sh", "-ec", "mkdir -p .config/docker; cat >.config/docker/daemon.json")
+	cmd.Stdin = strings.NewReader(config)
+	succeeds(t, d.Run(t, cmd))
+}
 
 // command is a command of the user with Docker in its PATH.
 func (d *docker) command(name string, args ...string) *exec.Cmd {
@@ -110,9 +131,17 @@ func (d *docker) docker(t *testing.T, args ...string) string {
 	t.Helper()
 	r := d.Run(t, d.client(args...))
 	if r.Code != 0 {
-		t.Fatalf("docker %s: %v\ndockerd: %s", strings.Join(args, " "), r, d.Stderr())
+		t.Fatalf("docker %s: %v\ndockerd: %s", strings.Join(args, " "), r, d.said())
 	}
 	return strings.TrimSpace(r.Stdout)
+}
+
+// said is what dockerd has written.
+func (d *docker) said() string {
+	if d.Process == nil {
+		return ""
+	}
+	return d.Stderr()
 }
 
 func (d *docker) client(args ...string) *exec.Cmd { return d.command("docker", args...) }
@@ -123,7 +152,7 @@ func (d *docker) importImage(t *testing.T) {
 	cmd := d.client("import", "-", "base")
 	cmd.Stdin = bytes.NewReader(imageRoot(t))
 	if r := d.Run(t, cmd); r.Code != 0 {
-		t.Fatalf("docker import: %v\ndockerd: %s", r, d.Stderr())
+		t.Fatalf("docker import: %v\ndockerd: %s", r, d.said())
 	}
 }
 
@@ -154,6 +183,9 @@ func TestDockerRunsOnOurRootlesskit(t *testing.T) {
 	withDocker(t, func(t *testing.T, d *docker) {
 		page := d.greet(t)
 		d.start(t, "")
+		if apart := network(t, d.dockerd(t)) == network(t, d.PID()); apart != d.release.detached {
+			t.Errorf("dockerd is in the host's network: %v", apart)
+		}
 		for range 20 {
 			d.docker(t, "version")
 		}
@@ -168,6 +200,16 @@ func TestDockerRunsOnOurRootlesskit(t *testing.T) {
 			t.Errorf("%d connections to the API stay", d.connections(t))
 		}
 	})
+}
+
+// network names the network namespace of a process.
+func network(t *testing.T, pid int) string {
+	t.Helper()
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // idlePatience is how long a connection of the API may live without a request,
