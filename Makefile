@@ -8,6 +8,7 @@ SHELL := /bin/sh
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BINDIR  ?= $(PREFIX)/bin
+UNITDIR ?= $(PREFIX)/lib/systemd/user
 # Where the built programs are.
 BIN     ?= bin
 # RootlessKit's names, and which program takes each.
@@ -27,7 +28,10 @@ export GO
 
 .DEFAULT_GOAL := build
 
-.PHONY: help build install install-rootlesskit-names uninstall run test bench lint clean
+# The systemd user units; packaging/README.md says what they do.
+UNITS   := $(wildcard packaging/systemd/*)
+
+.PHONY: help build install install-rootlesskit-names install-units uninstall deb run test bench lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,10 +50,17 @@ install-rootlesskit-names: install ## Install, and be rootlesskit, docker-rootle
 	@cd '$(DESTDIR)$(BINDIR)' && for link in $(LINKS); do name=$${link%:*} ours=$${link#*:}; \
 		if test "$$(readlink $$name)" != $$ours; then ln -s $$ours $$name || exit; fi; done
 
-uninstall: ## Remove what install and install-rootlesskit-names put there
+install-units: ## Install systemd user units for Docker and k3s below PREFIX, under DESTDIR
+	install -d '$(DESTDIR)$(UNITDIR)'
+	install -m 0644 $(UNITS) '$(DESTDIR)$(UNITDIR)'
+
+uninstall: ## Remove what the install targets put there
 	@if cd '$(DESTDIR)$(BINDIR)' 2>/dev/null; then for link in $(LINKS); do name=$${link%:*} ours=$${link#*:}; \
 		if test "$$(readlink $$name)" = $$ours; then rm -f $$name; fi; done; fi
-	rm -f '$(DESTDIR)$(BINDIR)/gatekit' '$(DESTDIR)$(BINDIR)/gatectl'
+	rm -f '$(DESTDIR)$(BINDIR)/gatekit' '$(DESTDIR)$(BINDIR)/gatectl' $(UNITS:packaging/systemd/%='$(DESTDIR)$(UNITDIR)/%')
+
+deb: build ## Build a Debian package into bin/
+	@scripts/deb '$(BIN)' '$(VERSION)' '$(BIN)'
 
 run: build ## Prepare this host, then open a shell behind slirp (a demonstration without a terminal)
 	@scripts/run

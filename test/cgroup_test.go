@@ -2,9 +2,11 @@ package test
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,8 +21,8 @@ type cgroup struct {
 	path string // below the root of the hierarchy
 }
 
-// newCgroup makes a cgroup. Its owner is the Host's user when delegated, with
-// the files that cgroups(7) names, else real root.
+// newCgroup makes a cgroup. Its owner is the Host's user when delegated, else real
+// root.
 func newCgroup(t *testing.T, h *testenv.Host, delegated bool) cgroup {
 	t.Helper()
 	root := cgroup2Mount(t)
@@ -32,14 +34,43 @@ func newCgroup(t *testing.T, h *testenv.Host, delegated bool) cgroup {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	c := cgroup{dir, strings.TrimPrefix(dir, root)}
 	if delegated {
-		for _, name := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
-			if err := os.Chown(filepath.Join(dir, name), int(h.User.UID), int(h.User.GID)); err != nil {
-				t.Fatal(err)
-			}
+		c.delegate(t, h)
+	}
+	return c
+}
+
+// userCgroup makes the cgroup in which systemd runs the manager of the Host's user,
+// who owns it.
+func userCgroup(t *testing.T, h *testenv.Host) cgroup {
+	t.Helper()
+	root, path := cgroup2Mount(t), ""
+	for _, name := range []string{"user.slice", fmt.Sprintf("user-%d.slice", h.User.UID), fmt.Sprintf("user@%d.service", h.User.UID)} {
+		path += "/" + name
+		err := os.Mkdir(root+path, 0o755)
+		if os.IsExist(err) {
+			continue // the machine's
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := root + path
+		t.Cleanup(func() { removeCgroup(t, made) })
+	}
+	c := cgroup{root + path, path}
+	c.delegate(t, h)
+	return c
+}
+
+// delegate gives the Host's user the files that cgroups(7) names.
+func (c cgroup) delegate(t *testing.T, h *testenv.Host) {
+	t.Helper()
+	for _, name := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+		if err := os.Chown(filepath.Join(c.dir, name), int(h.User.UID), int(h.User.GID)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return cgroup{dir, strings.TrimPrefix(dir, root)}
 }
 
 func cgroup2Mount(t *testing.T) string {
@@ -57,16 +88,21 @@ func cgroup2Mount(t *testing.T) string {
 	return ""
 }
 
-// removeCgroup removes a cgroup and those below, which are empty or about to
-// be: the kernel takes its time to forget ended processes.
+// removeCgroup removes a cgroup and all below, which are empty or about to be:
+// the kernel takes its time to forget ended processes.
 func removeCgroup(t *testing.T, dir string) {
 	var err error
 	removed := testenv.Eventually(testenv.Patience, func() bool {
-		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
-		for _, b := range below {
-			_ = unix.Rmdir(filepath.Dir(b))
+		var all []string
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				all = append(all, path)
+			}
+			return nil
+		})
+		for _, path := range slices.Backward(all) {
+			err = unix.Rmdir(path)
 		}
-		err = unix.Rmdir(dir)
 		return err == nil
 	})
 	if !removed {

@@ -19,6 +19,8 @@
 //	ports_*_test.go     forwards: reach, source addresses, changes, restoring
 //	docker_*_test.go    Docker on our rootlesskit: ports, clients, names, restarts, its document
 //	containerd_test.go  containerd by nerdctl's calls, and its containers
+//	systemd_test.go     the user units of packaging/, under systemd
+//	package_test.go     the Debian package and the AppArmor profile
 //	engines_test.go     BuildKit's, usernetes' and dind-rootless' command lines, with a stand-in
 //	nodes_test.go       two gates on two machines, an overlay between them
 //	podman_*_test.go    Podman in a gate, and beside one

@@ -23,10 +23,12 @@ func asRootlesskit(t *testing.T, h *testenv.Host) string {
 	return "/srv/usr/bin"
 }
 
-// makeTarget runs a target of the Makefile with the programs of the tests.
-func makeTarget(t *testing.T, target, destdir string) {
+// makeTarget runs a target of the Makefile with the programs of the tests, and
+// with more variables.
+func makeTarget(t *testing.T, target, destdir string, more ...string) {
 	t.Helper()
-	cmd := exec.Command("make", "-C", "..", target, "PREFIX=/usr", "DESTDIR="+destdir, "BIN="+testenv.Binaries(t))
+	args := []string{"-C", "..", target, "PREFIX=/usr", "DESTDIR=" + destdir, "BIN=" + testenv.Binaries(t)}
+	cmd := exec.Command("make", append(args, more...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make %s: %v\n%s", target, err, out)
 	}
@@ -51,8 +53,12 @@ func TestInstallingAndRemovingTheNames(t *testing.T) {
 	if got, want := list(), []string{"docker-rootlesskit", "gatectl", "gatekit", "rootlessctl", "rootlesskit"}; !slices.Equal(got, want) {
 		t.Errorf("installed are %q, want %q", got, want)
 	}
+	makeTarget(t, "install-units", root)
+	if got, want := len(files(t, root+"/usr/lib/systemd/user")), 3; got != want {
+		t.Errorf("%d units are installed, want %d", got, want)
+	}
 	makeTarget(t, "uninstall", root)
-	if got := list(); len(got) > 0 {
+	if got := files(t, root); len(got) > 0 {
 		t.Errorf("uninstall leaves %q", got)
 	}
 	other := filepath.Join(bin, "rootlessctl")
