@@ -101,6 +101,9 @@ func TestTheDebianPackageInstallsRunsAndGoes(t *testing.T) {
 			t.Errorf("/usr%s is not installed", want)
 		}
 	}
+	if r := h.Run(t, h.RootCommand("/usr/lib/gatekit/prepare-host", h.User.Name, "/usr/bin/gatekit")); r.Code != 0 {
+		t.Errorf("prepare-host: %v", r)
+	}
 	// An AppArmor that is too old for the profile has none in its way.
 	if got := files(t, h.Path("/etc")); !slices.Equal(got, etc) {
 		t.Errorf("/etc has\n%q\nand had\n%q", got, etc)
