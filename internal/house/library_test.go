@@ -28,7 +28,7 @@ var ofTheProcess = map[string][]string{
 // excused are the uses that have a reason.
 var excused = map[string][]string{
 	// The child has its process to itself: child.Main is its whole life.
-	"pkg/child": {"os.Args", "os.Chdir", "signal.Notify", "init"},
+	"pkg/child": {"os.Args", "os.Chdir", "signal.Notify"},
 	// Options.Stdin and so on are the process's where they are not given.
 	"pkg/parent/options.go": {"os.Stdin", "os.Stdout", "os.Stderr"},
 	// It undoes what the Go runtime has done, around a fork.

@@ -49,16 +49,6 @@ const handshakeFD = 3
 // that it was executed to be the child: see IsChild.
 const Name = "gatekit-child"
 
-// The child's first thread stays where the child is: /proc/PID/ns is that thread's, and
-// with a detached network another one is in a namespace of its own. So the main
-// goroutine keeps it, which only init can see to: in main it may run on another one.
-// In a process that is not the child this does nothing.
-func init() {
-	if os.Args[0] == Name {
-		runtime.LockOSThread()
-	}
-}
-
 // Options say how to be the child.
 type Options struct {
 	// Logger receives what goes wrong without ending the gate. nil discards it.

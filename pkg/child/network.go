@@ -13,6 +13,7 @@ import (
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/network/hostnic"
 	"github.com/gatekit/gatekit/pkg/network/slirp"
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // networks are the child halves of the network drivers. A driver is a folder
@@ -106,29 +107,9 @@ func here(f func() error) error { return f() }
 // process is not; or has it enter one that is there, and closes the file of that. The
 // thread lasts as long as the process.
 func newNetns(existing *os.File) (threadRunner, error) {
-	type job struct {
-		do   func() error
-		done chan error
-	}
 	jobs := make(chan job)
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: no other goroutine may run in this namespace
-		var err error
-		if existing == nil {
-			err = os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
-		} else {
-			err = os.NewSyscallError("setns(CLONE_NEWNET)", unix.Setns(int(existing.Fd()), unix.CLONE_NEWNET))
-			existing.Close()
-		}
-		started <- err
-		if err != nil {
-			return
-		}
-		for j := range jobs {
-			j.done <- j.do()
-		}
-	}()
+	go serveApart(existing, jobs, started)
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("make a detached network namespace: %w", err)
 	}
@@ -137,6 +118,38 @@ func newNetns(existing *os.File) (threadRunner, error) {
 		jobs <- j
 		return <-j.done
 	}, nil
+}
+
+// job is a function for another thread.
+type job struct {
+	do   func() error
+	done chan error
+}
+
+// serveApart does jobs on a thread in another network namespace, a new one or the
+// existing. That is not the process's first thread, which stays where the child is,
+// for its namespaces are those of /proc/PID/ns: where this goroutine has it, it keeps
+// it, and another goroutine finds another thread.
+func serveApart(existing *os.File, jobs <-chan job, started chan<- error) {
+	runtime.LockOSThread() // never unlocked: no other goroutine may run in this namespace
+	if unix.Gettid() == unix.Getpid() {
+		go serveApart(existing, jobs, started)
+		select {}
+	}
+	var err error
+	if existing == nil {
+		err = os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
+	} else {
+		err = os.NewSyscallError("setns(CLONE_NEWNET)", unix.Setns(int(existing.Fd()), unix.CLONE_NEWNET))
+		existing.Close()
+	}
+	started <- err
+	if err != nil {
+		return
+	}
+	for j := range jobs {
+		j.done <- j.do()
+	}
 }
 
 // makeSockets answers the parent's request for sockets in the network
@@ -172,16 +185,8 @@ func (c *child) makeSockets(m handshake.Message) error {
 
 // makeSocket makes one in the network namespace of the calling thread.
 func (c *child) makeSocket(domain, typ int) (*os.File, error) {
-	protocol := 0
-	switch domain {
-	case unix.AF_PACKET:
+	if domain == unix.AF_PACKET {
 		return slirp.OpenLoopback(c.setup.Plan)
-	case unix.AF_NETLINK:
-		protocol = unix.NETLINK_SOCK_DIAG
 	}
-	fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "socket"), nil
+	return port.NewSocket(domain, typ)
 }

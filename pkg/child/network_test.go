@@ -1,9 +1,16 @@
 package child
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/moby/sys/user"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 func TestPingSocketsAreForAllGroupsInside(t *testing.T) {
@@ -20,4 +27,47 @@ func TestPingSocketsAreForAllGroupsInside(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
+}
+
+// The main goroutine of a probe has the process's first thread until it is let go.
+func init() { runtime.LockOSThread() }
+
+// apart makes a detached network namespace from the first thread, and says where that
+// and the other are.
+var _ = testenv.Probe("apart", func([]string) int {
+	jobs, started := make(chan job), make(chan error)
+	go func() {
+		if err := <-started; err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		for _, dir := range []string{"/proc/self", "/proc/thread-self"} {
+			j := job{do: func() error {
+				name, err := os.Readlink(dir + "/ns/net")
+				fmt.Println(name)
+				return err
+			}, done: make(chan error)}
+			jobs <- j
+			<-j.done
+		}
+		os.Exit(0)
+	}()
+	serveApart(nil, jobs, started)
+	return 1
+})
+
+func TestTheFirstThreadStaysWhereTheChildIs(t *testing.T) {
+	testenv.UserNS{Inner: func(t *testing.T) {
+		own, err := os.Readlink("/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/proc/self/exe", "apart")
+		cmd.Args[0] = "probe"
+		out, err := cmd.CombinedOutput()
+		spaces := strings.Fields(string(out))
+		if err != nil || len(spaces) != 2 || spaces[0] != own || spaces[1] == own {
+			t.Errorf("the first thread and the other are in %q (%v), want the first in %s and the other not", out, err, own)
+		}
+	}}.Run(t)
 }

@@ -8,7 +8,6 @@ package port
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 )
 
@@ -113,18 +112,6 @@ type Driver interface {
 // DefaultDrain is how long the connections of a removed forward go on where
 // nobody says otherwise.
 const DefaultDrain = 2 * time.Second
-
-// Sockets makes sockets inside the network namespace. The child is asked for
-// them over the handshake; tests make them at home.
-type Sockets interface {
-	// Sockets returns up to n new, unconnected, non-blocking, close-on-exec sockets,
-	// and at least one where it returns no error.
-	// domain is unix.AF_INET or AF_INET6 with a typ of unix.SOCK_STREAM or
-	// SOCK_DGRAM, or unix.AF_NETLINK with SOCK_RAW, which speaks
-	// NETLINK_SOCK_DIAG (sock_diag(7)). The network driver may ask for AF_PACKET with
-	// SOCK_RAW as well, which writes frames to lo. The caller owns them.
-	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
-}
 
 // Errors that a caller decides on, tested with errors.Is.
 var (

@@ -43,16 +43,7 @@ func (h *home) Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, err
 	if err := h.fail.Load(); err != nil {
 		return nil, *err
 	}
-	var files []*os.File
-	for range n {
-		fd, err := unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			closeAll(files)
-			return nil, os.NewSyscallError("socket", err)
-		}
-		files = append(files, os.NewFile(uintptr(fd), "socket"))
-	}
-	return files, nil
+	return port.SocketsIn(nil).Sockets(ctx, domain, typ, n)
 }
 
 // start runs a driver for the length of the test.

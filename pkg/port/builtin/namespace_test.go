@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // away is a network namespace next to the test's, with sockets and services of
@@ -50,7 +51,7 @@ func (a *away) do(f func()) {
 }
 
 func (a *away) Sockets(ctx context.Context, domain, typ, n int) (files []*os.File, err error) {
-	a.do(func() { files, err = (&home{}).Sockets(ctx, domain, typ, n) })
+	a.do(func() { files, err = port.SocketsIn(nil).Sockets(ctx, domain, typ, n) })
 	return files, err
 }
 
@@ -89,6 +90,39 @@ func TestForwardsLeadIntoTheOtherNamespace(t *testing.T) {
 			add(t, d, bracketed+":80:80/tcp", bracketed+":80:80/udp")
 			roundTrip(t, dialTCP(t, at(ip, 80)), "hello")
 			exchangeUDP(t, dialUDP(t, at(ip, 80)), []byte("hello"))
+		}
+	}}.Run(t)
+}
+
+func TestADriverAloneForwardsIntoANamespaceThatAFileNames(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		a := newAway(t)
+		var netns *os.File
+		var err error
+		a.do(func() {
+			if err = upLoopback(); err == nil {
+				netns, err = os.Open("/proc/thread-self/ns/net")
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer netns.Close()
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		var service net.Addr
+		a.do(func() { service, _ = serveTCP(t, "127.0.0.1:80", echo) })
+		if service == nil {
+			t.Fatal("no service")
+		}
+		d := start(t, Options{Sockets: port.SocketsIn(netns)})
+		add(t, d, "127.0.0.1:80:80/tcp")
+		roundTrip(t, dialTCP(t, "127.0.0.1:80"), "hello")
+		for _, domain := range []int{unix.AF_PACKET, unix.AF_UNIX} {
+			if files, err := port.SocketsIn(netns).Sockets(t.Context(), domain, unix.SOCK_RAW, 1); err == nil {
+				t.Errorf("sockets of domain %d are made: %v", domain, files)
+			}
 		}
 	}}.Run(t)
 }
