@@ -318,18 +318,23 @@ func TestACommandThatCannotTakeSocketsOverSaysWhy(t *testing.T) {
 
 // notify sends its argument to NOTIFY_SOCKET (sd_notify(3)).
 var _ = testenv.Probe("notify", func(args []string) int {
-	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(args[0])); err != nil {
+	if err := notify(args[0]); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	return 0
 })
+
+// notify tells the service manager a state, as sd_notify(3) does.
+func notify(state string) error {
+	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte(state))
+	return err
+}
 
 func TestTheServiceManagerIsNotified(t *testing.T) {
 	h := testenv.NewHost(t)
