@@ -3,6 +3,7 @@ package linux
 import (
 	"encoding/binary"
 	"net/netip"
+	"os"
 	"runtime"
 	"unsafe"
 
@@ -27,20 +28,28 @@ type Arrival struct {
 
 // Batch receives datagrams with one call and sends them on, out of the same
 // memory, with another (recvmmsg(2), sendmmsg(2)). It is for one goroutine.
-// Nothing is allocated after NewBatch.
+// Nothing is allocated after the first few calls.
 //
 // A run of datagrams of one size goes through the network stack as one packet,
 // which the kernel cuts up where it arrives or leaves the host (UDP_SEGMENT,
 // udp(7)). That halves the cost of a run of 1200 bytes each. Where the kernel
 // does not take a run so, for one is larger than the route's MTU, it goes as it
-// came.
+// came. A socket that asks for it (JoinDatagrams) is given such runs as they
+// are, in one message, and they go on uncut. A Batch tells of datagrams alone.
 type Batch struct {
+	// Of the messages that are received: each has size bytes of the buffer.
 	headers  []mmsghdr
 	iovs     []unix.Iovec
 	names    []sockaddr
-	controls []control
+	controls []received
 	buffer   []byte
 	size     int
+
+	datagrams []datagram // of the last Receive
+
+	// Of the messages that are sent.
+	outHeaders []mmsghdr
+	outIovs    []unix.Iovec
 
 	// to and from are what all datagrams of one Send have in common. segment is
 	// from with the size of the datagrams of a run.
@@ -48,6 +57,9 @@ type Batch struct {
 	from    control
 	segment [2]control
 }
+
+// datagram is one of a message, or all of it: length bytes of the buffer from at.
+type datagram struct{ message, at, length int }
 
 // Limits of a run: how many datagrams are worth it, how many the kernel takes
 // (UDP_MAX_SEGMENTS), and their size in all, less than any datagram may have.
@@ -63,15 +75,51 @@ type control struct {
 	data [24]byte
 }
 
-// NewBatch makes room for n datagrams of up to size bytes.
+// received holds the control messages of a message: one to three, of 40 bytes at
+// most.
+type received [16]uint64
+
+// find is the first control message of length bytes for which match is true, nil
+// without one.
+func (r *received) find(length int, match func(level, kind int32) bool) *control {
+	const last = int(unsafe.Sizeof(*r) - unsafe.Sizeof(control{}))
+	for at := 0; at+unix.SizeofCmsghdr <= length && at <= last; {
+		c := (*control)(unsafe.Add(unsafe.Pointer(r), at))
+		if match(c.Level, c.Type) {
+			return c
+		}
+		if int(c.Len) < unix.SizeofCmsghdr {
+			break
+		}
+		at += unix.CmsgSpace(int(c.Len) - unix.CmsgLen(0))
+	}
+	return nil
+}
+
+// JoinDatagrams has the kernel hand over runs of datagrams of one sender as one
+// message (UDP_GRO, udp(7)). It is for sockets that only a Batch reads. Before
+// Linux 5.0 it does nothing.
+func JoinDatagrams(fd int) error {
+	errno := setInt(fd, sockopt{unix.SOL_UDP, unix.UDP_GRO, 1})
+	if errno == 0 || errno == unix.ENOPROTOOPT {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt(UDP_GRO)", errno)
+}
+
+// NewBatch makes room for n messages of up to size bytes: datagrams or, on a
+// socket that joins them, runs of maxRun at most.
 func NewBatch(n, size int) *Batch {
 	b := &Batch{
-		headers:  make([]mmsghdr, n),
-		iovs:     make([]unix.Iovec, n),
-		names:    make([]sockaddr, n),
-		controls: make([]control, n),
-		buffer:   make([]byte, n*size),
-		size:     size,
+		headers:    make([]mmsghdr, n),
+		iovs:       make([]unix.Iovec, n),
+		names:      make([]sockaddr, n),
+		controls:   make([]received, n),
+		buffer:     make([]byte, n*size),
+		size:       size,
+		datagrams:  make([]datagram, 0, n),
+		outHeaders: make([]mmsghdr, n),
+		outIovs:    make([]unix.Iovec, max(n, maxRun)),
 	}
 	for i := range b.headers {
 		b.iovs[i].Base = &b.buffer[i*size]
@@ -81,36 +129,71 @@ func NewBatch(n, size int) *Batch {
 	return b
 }
 
-// Receive takes as many datagrams as are queued at fd and there is room for,
-// without waiting, and returns how many.
+// Receive takes as many messages as are queued at fd and there is room for,
+// without waiting, and returns how many datagrams they hold.
 func (b *Batch) Receive(fd int) (int, error) {
 	for i := range b.headers {
 		h := &b.headers[i].hdr
 		b.iovs[i].SetLen(b.size)
 		h.Name, h.Namelen = &b.names[i][0], unix.SizeofSockaddrInet6
 		h.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
-		h.SetControllen(int(unsafe.Sizeof(control{})))
-		b.controls[i].Cmsghdr = unix.Cmsghdr{}
+		h.SetControllen(int(unsafe.Sizeof(received{})))
 	}
-	return b.call(unix.SYS_RECVMMSG, fd, b.headers)
+	b.datagrams = b.datagrams[:0]
+	n, err := b.call(unix.SYS_RECVMMSG, fd, b.headers)
+	for i := range n {
+		b.divide(i)
+	}
+	return len(b.datagrams), err
+}
+
+// divide tells of the datagrams of message i: all of one size, but for the last,
+// which may be smaller.
+func (b *Batch) divide(i int) {
+	d := datagram{i, i * b.size, int(b.headers[i].len)}
+	end := d.at + d.length
+	if c := b.find(i, isSegmentSize); c != nil {
+		if size := int(binary.NativeEndian.Uint32(c.data[:4])); size > 0 && size < d.length {
+			d.length = size
+		}
+	}
+	for d.at+d.length < end {
+		b.datagrams = append(b.datagrams, d)
+		d.at += d.length
+	}
+	d.length = end - d.at
+	b.datagrams = append(b.datagrams, d)
+}
+
+// find is a control message of message i.
+func (b *Batch) find(i int, match func(level, kind int32) bool) *control {
+	return b.controls[i].find(int(b.headers[i].hdr.Controllen), match)
+}
+
+func isSegmentSize(level, kind int32) bool { return level == unix.SOL_UDP && kind == unix.UDP_GRO }
+
+func isPacketInfo(level, kind int32) bool {
+	return level == unix.SOL_IP && kind == unix.IP_PKTINFO || level == unix.SOL_IPV6 && kind == unix.IPV6_PKTINFO
 }
 
 // Data is the payload of datagram i of the last Receive, valid until the next.
 func (b *Batch) Data(i int) []byte {
-	return b.buffer[i*b.size:][:b.headers[i].len]
+	d := b.datagrams[i]
+	return b.buffer[d.at:][:d.length]
 }
 
-// Arrival says where datagram i of the last Receive came from. It is to be asked
-// before the datagram is sent on.
+// Arrival says where datagram i of the last Receive came from.
 func (b *Batch) Arrival(i int) Arrival {
-	a := Arrival{Peer: decodeEndpoint(&b.names[i])}
-	c := &b.controls[i]
+	message := b.datagrams[i].message
+	a := Arrival{Peer: decodeEndpoint(&b.names[message])}
+	c := b.find(message, isPacketInfo)
 	switch {
-	case c.Level == unix.SOL_IP && c.Type == unix.IP_PKTINFO:
+	case c == nil:
+	case c.Level == unix.SOL_IP:
 		// ipi_spec_dst: the local address to answer from, also where the
 		// datagram was sent to a broadcast address.
 		a.Local.Addr = netip.AddrFrom4([4]byte(c.data[4:8]))
-	case c.Level == unix.SOL_IPV6 && c.Type == unix.IPV6_PKTINFO:
+	default:
 		a.Local.Addr = netip.AddrFrom16([16]byte(c.data[:16]))
 		if a.Local.Addr.IsMulticast() { // not an address to answer from
 			a.Local.Addr = netip.IPv6Unspecified()
@@ -123,11 +206,10 @@ func (b *Batch) Arrival(i int) Arrival {
 }
 
 // TTL is the time to live of datagram i of the last Receive, on a socket that
-// asks for it (AskForErrors); otherwise 0. It is to be asked before the datagram
-// is sent on.
+// asks for it (AskForErrors); otherwise 0.
 func (b *Batch) TTL(i int) uint8 {
-	c := &b.controls[i]
-	if !isTTL(c.Level, c.Type) {
+	c := b.find(b.datagrams[i].message, isTTL)
+	if c == nil {
 		return 0
 	}
 	return uint8(binary.NativeEndian.Uint32(c.data[:4]))
@@ -136,64 +218,67 @@ func (b *Batch) TTL(i int) uint8 {
 // Send sends the datagrams first to last-1 of the last Receive on fd, which is
 // connected, and returns how many went before the error.
 func (b *Batch) Send(fd, first, last int) (int, error) {
-	for i := first; i < last; i++ {
-		h := &b.headers[i].hdr
-		h.Name, h.Namelen = nil, 0
-		h.Control = nil
-		h.SetControllen(0)
-	}
-	return b.send(fd, first, last)
+	return b.send(fd, first, last, unix.Msghdr{})
 }
 
 // Answer sends the datagrams first to last-1 of the last Receive on fd to where
 // a came from, and from the address that it was sent to.
 func (b *Batch) Answer(fd, first, last int, a Arrival) (int, error) {
-	length := encodeEndpoint(&b.to, a.Peer)
-	controlLen := b.from.encode(a.Local)
-	for i := first; i < last; i++ {
-		h := &b.headers[i].hdr
-		h.Name, h.Namelen = &b.to[0], length
-		h.Control = nil
-		if controlLen > 0 {
-			h.Control = (*byte)(unsafe.Pointer(&b.from))
-		}
-		h.SetControllen(controlLen)
+	h := unix.Msghdr{Name: &b.to[0], Namelen: encodeEndpoint(&b.to, a.Peer)}
+	if length := b.from.encode(a.Local); length > 0 {
+		h.Control = (*byte)(unsafe.Pointer(&b.from))
+		h.SetControllen(length)
 	}
-	return b.send(fd, first, last)
+	return b.send(fd, first, last, h)
 }
 
-// send cuts the buffers of the datagrams to what they hold and sends them.
-func (b *Batch) send(fd, first, last int) (int, error) {
-	for i := first; i < last; i++ {
-		b.iovs[i].SetLen(int(b.headers[i].len))
-	}
+// send sends datagrams, with the header that all of them have.
+func (b *Batch) send(fd, first, last int, header unix.Msghdr) (int, error) {
 	sent := 0
 	for first+sent < last {
 		n := b.run(first+sent, last)
 		if n < minRun {
 			break
 		}
-		if err := b.sendRun(fd, first+sent, n); err == unix.ECONNREFUSED {
+		if err := b.sendRun(fd, first+sent, n, header); err == unix.ECONNREFUSED {
 			return sent, err // the answer to an earlier datagram
 		} else if err != nil {
 			break
 		}
 		sent += n
 	}
-	if first+sent == last {
-		return sent, nil
+	for first+sent < last {
+		count := min(last-first-sent, len(b.outHeaders))
+		for i := range count {
+			d := b.datagrams[first+sent+i]
+			header.Iov = b.out(i, d.at, d.length)
+			header.SetIovlen(1)
+			b.outHeaders[i] = mmsghdr{hdr: header}
+		}
+		n, err := b.call(unix.SYS_SENDMMSG, fd, b.outHeaders[:count])
+		sent += n
+		if err != nil || n < count {
+			return sent, err
+		}
 	}
-	n, err := b.call(unix.SYS_SENDMMSG, fd, b.headers[first+sent:last])
-	return sent + n, err
+	return sent, nil
+}
+
+// out makes length bytes of the buffer, from at, what vector i is of.
+func (b *Batch) out(i, at, length int) *unix.Iovec {
+	v := &b.outIovs[i]
+	v.Base = unsafe.SliceData(b.buffer[at:])
+	v.SetLen(length)
+	return v
 }
 
 // run is how many datagrams, of those from first on, are one run: all of one
 // size, but for the last, which may be smaller.
 func (b *Batch) run(first, last int) int {
-	size := b.headers[first].len
-	n, bytes := 0, uint32(0)
+	size := b.datagrams[first].length
+	n, bytes := 0, 0
 	for i := first; i < last && n < maxRun; i++ {
-		length := b.headers[i].len
+		length := b.datagrams[i].length
 		if bytes += length; length == 0 || length > size || bytes > maxRunBytes {
 			break
 		}
@@ -204,17 +289,24 @@ func (b *Batch) run(first, last int) int {
 	return n
 }
 
-// sendRun sends n datagrams from first on with one message. What else their
-// headers have in common is the first one's.
-func (b *Batch) sendRun(fd, first, n int) error {
-	message := b.headers[first].hdr
-	message.Iov = &b.iovs[first]
-	message.SetIovlen(n)
+// sendRun sends n datagrams from first on with one message.
+func (b *Batch) sendRun(fd, first, n int, message unix.Msghdr) error {
+	vectors := 0
+	for i := first; i < first+n; {
+		d := b.datagrams[i]
+		for i++; i < first+n && b.datagrams[i].message == d.message; i++ { // side by side
+			d.length += b.datagrams[i].length
+		}
+		b.out(vectors, d.at, d.length)
+		vectors++
+	}
+	message.Iov = &b.outIovs[0]
+	message.SetIovlen(vectors)
 	b.segment[0] = b.from
 	size := (*control)(unsafe.Add(unsafe.Pointer(&b.segment[0]), message.Controllen))
 	size.Level, size.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 	size.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(size.data[:], uint16(b.headers[first].len))
+	binary.NativeEndian.PutUint16(size.data[:], uint16(b.datagrams[first].length))
 	message.Control = (*byte)(unsafe.Pointer(&b.segment[0]))
 	message.SetControllen(int(message.Controllen) + unix.CmsgSpace(2))
 	for {

@@ -158,22 +158,104 @@ func TestBatchKeepsDatagramsApart(t *testing.T) {
 	}
 }
 
+// A run that the kernel hands over as one message is told of as the datagrams that
+// it is, each from where it came, and goes on as such, and back.
+func TestJoinedRunsAreTheirDatagrams(t *testing.T) {
+	const size = 1200
+	for _, tt := range []struct{ server, asked string }{{"0.0.0.0:0", "127.0.0.77"}, {"[::]:0", "::1"}} {
+		server, bound := bindUDP(t, tt.server)
+		asked := netip.AddrPortFrom(netip.MustParseAddr(tt.asked), bound.Port())
+		local := "127.0.0.1:0"
+		if asked.Addr().Is6() {
+			local = "[::1]:0"
+		}
+		client, clientAt := bindUDP(t, local)
+		onward, _ := bindUDP(t, local)
+		end, endAt := bindUDP(t, local)
+		for _, err := range []error{
+			JoinDatagrams(server), Connect(client, asked), Connect(onward, endAt),
+			unix.SetsockoptInt(client, unix.SOL_UDP, unix.UDP_SEGMENT, size),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		var sent []byte
+		var sizes []int
+		for i := range 3 {
+			run := make([]byte, 0, 20*size)
+			for j := range 19 {
+				run = append(run, bytes.Repeat([]byte{byte(19*i + j)}, size)...)
+			}
+			run = append(run, make([]byte, 100*i)...) // whose last is smaller, if there
+			for left := len(run); left > 0; left -= size {
+				sizes = append(sizes, min(left, size))
+			}
+			if _, err := unix.Write(client, run); err != nil {
+				t.Fatal(err)
+			}
+			sent = append(sent, run...)
+		}
+		b := NewBatch(4, 1<<16)
+		if n := receive(t, b, server); n != len(sizes) {
+			t.Fatalf("%s: %d datagrams in three messages, want %d", tt.server, n, len(sizes))
+		}
+		want := Arrival{
+			Peer:  Endpoint{Addr: clientAt.Addr(), Port: clientAt.Port()},
+			Local: Endpoint{Addr: asked.Addr()},
+		}
+		for i := range sizes {
+			if got := b.Arrival(i); got != want || len(b.Data(i)) != sizes[i] {
+				t.Fatalf("%s: datagram %d has %d bytes and arrival %+v, want %d and %+v", tt.server, i, len(b.Data(i)), got, sizes[i], want)
+			}
+		}
+		arrived := func(fd int) {
+			t.Helper()
+			var got []byte
+			buf := make([]byte, 1<<16)
+			for i, size := range sizes {
+				n, err := unix.Read(fd, buf)
+				if err != nil || n != size {
+					t.Fatalf("%s: datagram %d has %d bytes, %v, want %d", tt.server, i, n, err, size)
+				}
+				got = append(got, buf[:n]...)
+			}
+			if !bytes.Equal(got, sent) {
+				t.Errorf("%s: other bytes than were sent", tt.server)
+			}
+		}
+		// Some of a message, and a single one.
+		for first := 0; first < len(sizes); {
+			last := min(first+7, len(sizes))
+			if n, err := b.Send(onward, first, last); n != last-first || err != nil {
+				t.Fatalf("%s: sent %d of %d, %v", tt.server, n, last-first, err)
+			}
+			first = last
+		}
+		arrived(end)
+		if n, err := b.Answer(server, 0, len(sizes), want); n != len(sizes) || err != nil {
+			t.Fatalf("%s: answered %d of %d, %v", tt.server, n, len(sizes), err)
+		}
+		arrived(client)
+	}
+}
+
 func TestRunsAreOfOneSize(t *testing.T) {
 	for _, tt := range []struct {
-		sizes []uint32
+		sizes []int
 		want  int
 	}{
-		{[]uint32{5}, 1},
-		{[]uint32{5, 5, 5}, 3},
-		{[]uint32{5, 5, 4, 4}, 3},
-		{[]uint32{5, 5, 6}, 2},
-		{[]uint32{5, 5, 0, 5}, 2},
-		{[]uint32{0, 5}, 0},
-		{[]uint32{30000, 30000, 30000}, 2},
+		{[]int{5}, 1},
+		{[]int{5, 5, 5}, 3},
+		{[]int{5, 5, 4, 4}, 3},
+		{[]int{5, 5, 6}, 2},
+		{[]int{5, 5, 0, 5}, 2},
+		{[]int{0, 5}, 0},
+		{[]int{30000, 30000, 30000}, 2},
 	} {
 		b := NewBatch(len(tt.sizes), 1)
-		for i, size := range tt.sizes {
-			b.headers[i].len = size
+		for _, size := range tt.sizes {
+			b.datagrams = append(b.datagrams, datagram{length: size})
 		}
 		if got := b.run(0, len(tt.sizes)); got != tt.want {
 			t.Errorf("%v: %d, want %d", tt.sizes, got, tt.want)
