@@ -48,7 +48,7 @@ func (b binder) open(spec port.Spec, at netip.AddrPort) (fd int, err error) {
 	if k.typ == unix.SOCK_STREAM {
 		err = linux.ListenTCP(fd, at, backlog, b.keepAlive)
 	} else if err = linux.BindUDP(fd, at); err == nil {
-		err = linux.SetBuffers(fd, datagramBuffer)
+		err = prepareUDP(fd)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -75,6 +75,14 @@ func (b binder) inside(k kind) (fd int, err error) {
 func (d *Driver) prepare(fd int, k kind) error {
 	if k.typ == unix.SOCK_STREAM {
 		return linux.TuneTCP(fd, d.keepAlive)
+	}
+	return prepareUDP(fd)
+}
+
+// prepareUDP sets what the exchange's sockets have on both sides.
+func prepareUDP(fd int) error {
+	if err := linux.JoinDatagrams(fd); err != nil {
+		return err
 	}
 	return linux.SetBuffers(fd, datagramBuffer)
 }

@@ -16,7 +16,8 @@ import (
 // flows' sockets in the namespace, in one loop.
 //
 // A round takes up to a batch of datagrams from each socket that is ready.
-// Runs of datagrams of one flow go out with one call. Nothing is allocated and
+// Runs of datagrams of one flow come in with one message where the sender or the
+// network card made them so, and go out with one call. Nothing is allocated and
 // nothing waits: what a full queue does not take is dropped, as on any network.
 // The batch's memory is there only while there are flows.
 //

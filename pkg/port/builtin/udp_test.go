@@ -44,6 +44,51 @@ func TestUDPCarriesDatagramsOfEverySize(t *testing.T) {
 	}
 }
 
+// A client that sends runs (UDP_SEGMENT in udp(7)) has each datagram of them answered.
+func TestUDPCarriesRunsAsDatagrams(t *testing.T) {
+	d := start(t, Options{})
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		service, _ := serveUDP(t, at(ip, 0), same)
+		c := dialUDP(t, forwardTo(t, d, "udp", ip, service))
+		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size, count = 1000, maxPending // a flow keeps no more while it opens
+		var failed error
+		err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) })
+		if err := errors.Join(err, failed); err != nil {
+			t.Fatal(err)
+		}
+		var run []byte
+		for i := range count {
+			run = append(run, bytes.Repeat([]byte{byte(i)}, size)...)
+		}
+		run = run[:len(run)-1]
+		if _, err := c.Write(run); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for range count {
+			b := make([]byte, 1<<16)
+			n, err := c.Read(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := min(size, len(run)-len(got)); n != want {
+				t.Errorf("to %s, an answer of %d bytes, want %d", ip, n, want)
+			}
+			got = append(got, b[:n]...)
+		}
+		if !bytes.Equal(got, run) {
+			t.Errorf("to %s, other bytes come back than were sent", ip)
+		}
+	}
+}
+
 // TestUDPAnswersFromTheAddressThatWasAsked uses a connected socket, which takes
 // answers from that address alone, on an address that routing would not choose.
 func TestUDPAnswersFromTheAddressThatWasAsked(t *testing.T) {
