@@ -364,3 +364,35 @@ func TestUDPShortFlowsDoNotWaitForLongOnes(t *testing.T) {
 		t.Errorf("flows are looked at in %v, want %v at most", in, shortIdle)
 	}
 }
+
+// What comes while the loop is at other work has more room than the kernel gives by
+// itself.
+func TestUDPBurstsHaveRoom(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	server := listenUDP(t, "127.0.0.1:0", echoUDP)
+	r.dialUDP(r.gateway(server)).Write([]byte("x"))
+	room := func(fd int) int {
+		n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var given int
+	testenv.Until(t, "the flow", func() bool {
+		r.e.udp.mu.Lock()
+		defer r.e.udp.mu.Unlock()
+		for _, s := range r.e.udp.sessions {
+			given = room(s.fd)
+		}
+		return given != 0
+	})
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if usual := room(fd); given < 2*usual {
+		t.Errorf("there is room for %d bytes, and by default for %d", given, usual)
+	}
+}
