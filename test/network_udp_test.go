@@ -136,6 +136,71 @@ func TestAConnectedSocketGetsItsAnswer(t *testing.T) {
 	})
 }
 
+// meet SERVER has two sockets learn from a server where the outside sees them, and speak
+// to each other there.
+var _ = testenv.Probe("meet", func(args []string) int {
+	server := netip.MustParseAddrPort(args[0])
+	var conns [2]*net.UDPConn
+	var seen [2]netip.AddrPort
+	buf := make([]byte, 100)
+	for i := range conns {
+		conn, err := net.ListenUDP("udp", nil)
+		if err != nil {
+			return report(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
+		n := 0
+		if _, err = conn.WriteToUDPAddrPort([]byte("where am I?"), server); err == nil {
+			err = conn.SetReadDeadline(time.Now().Add(testenv.Patience))
+		}
+		if err == nil {
+			n, err = conn.Read(buf)
+		}
+		if err == nil {
+			seen[i], err = netip.ParseAddrPort(string(buf[:n]))
+		}
+		if err != nil {
+			return report(err)
+		}
+	}
+	// Each has to send first, so that the other is let in.
+	for range 2 {
+		for i, conn := range conns {
+			if _, err := conn.WriteToUDPAddrPort([]byte("hello"), seen[1-i]); err != nil {
+				return report(err)
+			}
+		}
+	}
+	for i, conn := range conns {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return report(err)
+		}
+		if from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()); from != seen[1-i] || string(buf[:n]) != "hello" {
+			return report(fmt.Errorf("%q from %v, want the other at %v", buf[:n], from, seen[1-i]))
+		}
+	}
+	return report(nil)
+})
+
+// Two behind the same gate that find each other through a third meet (RFC 4787, 6:
+// hairpinning).
+func TestTwoInsideMeetWhereTheOutsideSeesThem(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
+		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, _ []byte, from netip.AddrPort) {
+			from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+			_, _ = c.WriteToUDPAddrPort([]byte(from.String()), from)
+		})
+		if got := g.run(t, "probe", "meet", addrOf(server).String()); got != "ok\n" {
+			t.Error(got)
+		}
+	})
+	g.stop(t)
+}
+
 // sockets ADDR COUNT exchanges a datagram with a server from many sockets, one
 // after the other.
 var _ = testenv.Probe("sockets", func(args []string) int {
