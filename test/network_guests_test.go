@@ -25,7 +25,7 @@ ip link set br0 up
 
 // leaseScript configures an interface as a DHCP client tells it to, and prints what
 // that was. udhcpc has the event as an argument and its own names; the others are
-// dhclient's.
+// those of dhclient and dhcpcd.
 const leaseScript = `#!/bin/sh -e
 case "$1$reason" in
 bound)
@@ -100,6 +100,17 @@ func dhclient(ifname string, more ...string) []string {
 	return slices.Concat([]string{dhclientPath, "-1", "-d"}, more, []string{"-sf", leaseScriptPath, "-lf", "/tmp/leases", "-pf", "/tmp/dhclient.pid", ifname})
 }
 
+// dhcpcd is another, with places to write of its own. It leaves the interface to the
+// script.
+func dhcpcd(ifname string) []string {
+	return []string{"unshare", "-m", "sh", "-ec", `
+		mount -t tmpfs run /run
+		mount -t tmpfs lib /var/lib
+		mkdir /var/lib/dhcpcd
+		exec dhcpcd -4 -B -f /dev/null -o domain_name_servers,domain_name,domain_search,interface_mtu,routers --noconfigure -c "$0" "$1"`,
+		leaseScriptPath, ifname}
+}
+
 // lease runs a client until it has an address, and returns what it was told.
 func (g *gate) lease(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
@@ -144,6 +155,7 @@ func TestAGuestOfTheNamespaceHasItsNetworkByDHCP(t *testing.T) {
 		{"udhcpc", udhcpc("eth0")},
 		{"udhcpc, by broadcast", udhcpc("eth0", "-B")},
 		{"dhclient", dhclient("eth0", "-4")},
+		{"dhcpcd", dhcpcd("eth0")},
 	} {
 		t.Run(client.name, func(t *testing.T) {
 			guest := g.guest(t, fmt.Sprint("guest", i))
