@@ -53,7 +53,7 @@ func (f facade) Info() api.Info {
 
 // largeBatch is how many forwards are added at once for what that took to be given
 // back to the system. Else it would stay, for a gate that is idle collects no garbage:
-// two megabytes for a thousand forwards, which hold half of one.
+// a megabyte for a thousand forwards, which hold half of one.
 const largeBatch = 500
 
 func (f facade) ListPorts() []api.PortStatus {

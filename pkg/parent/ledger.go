@@ -1,11 +1,14 @@
 package parent
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"maps"
 	"os"
@@ -61,19 +64,16 @@ func newLedger(driver port.Driver, path string, log *slog.Logger) *ledger {
 
 // add puts forwards in place, all or none, and saves them.
 func (l *ledger) add(ctx context.Context, specs []port.Spec) ([]port.Status, error) {
-	added, err := l.put(ctx, entries(specs))
+	added, err := l.put(ctx, specs, func(i int) bool { return specs[i].ParentPort == 0 })
 	if err == nil {
 		l.save()
 	}
 	return added, err
 }
 
-// put puts forwards in place, all or none, and notes them for the next save.
-func (l *ledger) put(ctx context.Context, wanted []entry) ([]port.Status, error) {
-	specs := make([]port.Spec, len(wanted))
-	for i, e := range wanted {
-		specs[i] = port.Spec(e.PortSpec)
-	}
+// put puts forwards in place, all or none, and notes them for the next save. picked
+// says of which the port was free.
+func (l *ledger) put(ctx context.Context, specs []port.Spec, picked func(i int) bool) ([]port.Status, error) {
 	added, err := l.driver.Add(ctx, specs)
 	if err != nil {
 		return nil, err
@@ -81,9 +81,18 @@ func (l *ledger) put(ctx context.Context, wanted []entry) ([]port.Status, error)
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	for i, s := range added {
-		l.picked[s.ID] = wanted[i].Picked
+		l.picked[s.ID] = picked(i)
 	}
 	return added, nil
+}
+
+// putEntries does the same with entries of the file.
+func (l *ledger) putEntries(ctx context.Context, wanted []entry) ([]port.Status, error) {
+	specs := make([]port.Spec, len(wanted))
+	for i, e := range wanted {
+		specs[i] = port.Spec(e.PortSpec)
+	}
+	return l.put(ctx, specs, func(i int) bool { return wanted[i].Picked })
 }
 
 // remove takes forwards away, all or none.
@@ -119,18 +128,18 @@ func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) (
 		auto, old = true, slices.Delete(old, i, i+1)
 	}
 	l.auto = auto // nobody else has the ledger yet
-	asked := entries(publish)
-	wanted, rest := again(asked, old)
-	_, err = l.put(ctx, wanted)
-	if errors.Is(err, port.ErrConflict) && !slices.Equal(wanted, asked) {
-		_, err = l.put(ctx, asked) // a picked port is another's by now
+	first := entriesOf(publish)
+	wanted, rest := again(first, old)
+	_, err = l.putEntries(ctx, wanted)
+	if errors.Is(err, port.ErrConflict) && !slices.Equal(wanted, first) {
+		_, err = l.putEntries(ctx, first) // a picked port is another's by now
 	}
 	if err != nil {
 		return false, err
 	}
 	for _, e := range rest {
 		spec := port.Spec(e.PortSpec)
-		added, err := l.put(ctx, []entry{e})
+		added, err := l.putEntries(ctx, []entry{e})
 		switch {
 		case ctx.Err() != nil:
 			return false, nil // the end of the gate, not its cause
@@ -144,8 +153,8 @@ func (l *ledger) start(ctx context.Context, publish []port.Spec, restore bool) (
 	return auto, nil
 }
 
-// entries are the entries of forwards that are asked for.
-func entries(specs []port.Spec) []entry {
+// entriesOf are the entries of forwards that are asked for.
+func entriesOf(specs []port.Spec) []entry {
 	list := make([]entry, len(specs))
 	for i, s := range specs {
 		list[i] = entry{api.PortSpec(s), s.ParentPort == 0}
@@ -194,41 +203,42 @@ func (l *ledger) save() {
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	there := l.driver.List()
-	list := make([]entry, 0, len(there)+1)
-	for _, s := range there {
-		if picked, ok := l.picked[s.ID]; ok {
-			list = append(list, entry{api.PortSpec(s.Spec), picked})
-		}
+	maps.DeleteFunc(l.picked, func(id int, _ bool) bool { // those that are gone
+		_, ok := slices.BinarySearchFunc(there, id, func(s port.Status, id int) int { return s.ID - id })
+		return !ok
+	})
+	var err error
+	if len(l.picked) == 0 && !l.auto {
+		err = removePorts(l.path)
+	} else {
+		err = writePorts(l.path, l.entries(there))
 	}
-	if len(list) < len(l.picked) { // some are gone
-		maps.DeleteFunc(l.picked, func(id int, _ bool) bool {
-			_, ok := slices.BinarySearchFunc(there, id, func(s port.Status, id int) int { return s.ID - id })
-			return !ok
-		})
-	}
-	if l.auto {
-		list = append(list, automatic)
-	}
-	if err := writePorts(l.path, list); err != nil {
+	if err != nil {
 		l.log.Warn("the forwards cannot be kept for the next start", "error", err)
 	}
 }
 
+// entries are those of the forwards that are for the file.
+func (l *ledger) entries(there []port.Status) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		for _, s := range there {
+			if picked, ok := l.picked[s.ID]; ok && !yield(entry{api.PortSpec(s.Spec), picked}) {
+				return
+			}
+		}
+		if l.auto {
+			yield(automatic)
+		}
+	}
+}
+
 // writePorts replaces the file in one step.
-func writePorts(path string, list []entry) (err error) {
-	if len(list) == 0 {
-		return removePorts(path)
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
+func writePorts(path string, list iter.Seq[entry]) (err error) {
 	f, err := os.OpenFile(unfinished(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
+	if err = encodePorts(f, list); err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -241,6 +251,23 @@ func writePorts(path string, list []entry) (err error) {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// encodePorts writes a list, an entry a line. There may be thousands, so that the
+// text is not made as a whole.
+func encodePorts(w io.Writer, list iter.Seq[entry]) error {
+	text := bufio.NewWriter(w) // keeps the first error
+	encoder, before := json.NewEncoder(text), "["
+	var e entry // one for all, as it is on the heap
+	for e = range list {
+		text.WriteString(before)
+		if err := encoder.Encode(&e); err != nil {
+			return err
+		}
+		before = ","
+	}
+	text.WriteString("]\n")
+	return text.Flush()
 }
 
 // syncDir makes the new name last.

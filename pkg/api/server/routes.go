@@ -168,10 +168,10 @@ func encode(w io.Writer, value any) error {
 func encodeList[T any](w io.Writer, list []T) error {
 	var one bytes.Buffer
 	encoder := json.NewEncoder(&one)
-	for i, value := range list {
+	for i := range list {
 		one.Reset()
 		one.WriteByte("[,"[min(i, 1)])
-		if err := encoder.Encode(value); err != nil {
+		if err := encoder.Encode(&list[i]); err != nil { // a value would be copied to the heap
 			return err
 		}
 		if _, err := w.Write(bytes.TrimSuffix(one.Bytes(), []byte("\n"))); err != nil {
@@ -337,18 +337,20 @@ func matchesTag(header []string, etag string) bool {
 // accepted: the caller may be newer.
 func decode[T any](r *http.Request, open, what string) (T, error) {
 	var value T
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
+	var text bytes.Buffer
+	text.Grow(int(min(max(r.ContentLength, 0), api.MaxBody)) + bytes.MinRead)
+	if _, err := text.ReadFrom(r.Body); err != nil {
 		var tooLarge *http.MaxBytesError
 		if !errors.As(err, &tooLarge) {
 			err = badBody(what, err.Error())
 		}
 		return value, err
 	}
+	body := text.Bytes()
 	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte(open)) {
 		return value, badBody(what, "it does not begin with "+open)
 	}
-	err = json.Unmarshal(body, &value)
+	err := json.Unmarshal(body, &value)
 	var typeErr *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &typeErr) && typeErr.Field != "":
