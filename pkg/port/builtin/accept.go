@@ -80,7 +80,11 @@ func (a *acceptor) add(forwards []*forward) error {
 			}
 		}
 	}) {
-		closeListeners(forwards)
+		for _, fw := range forwards {
+			for _, l := range fw.listeners {
+				unix.Close(l.fd)
+			}
+		}
 		return errNotRunning
 	}
 	return err
@@ -165,12 +169,4 @@ func (a *acceptor) wake(now time.Time) (next time.Time) {
 		return false
 	})
 	return next
-}
-
-func closeListeners(forwards []*forward) {
-	for _, fw := range forwards {
-		for _, l := range fw.listeners {
-			unix.Close(l.fd)
-		}
-	}
 }

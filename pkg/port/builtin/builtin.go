@@ -134,8 +134,9 @@ type Driver struct {
 	begun     chan struct{} // closed when Run serves, or has failed to
 
 	// turn holds one token, taken by what changes the set of forwards. It is a
-	// channel because its holder waits for the loops.
-	turn chan struct{}
+	// channel because its holder waits for the loops. lastID is its holder's.
+	turn   chan struct{}
+	lastID int
 
 	// ctx ends when Run ends; wg counts the goroutines that Run waits for.
 	ctx    context.Context
@@ -148,7 +149,6 @@ type Driver struct {
 	state    state
 	forwards map[int]*forward
 	waning   map[*forward]struct{} // removed, with connections that go on for a while
-	lastID   int
 }
 
 type state int
@@ -291,13 +291,13 @@ func (d *Driver) Add(ctx context.Context, specs []port.Spec) ([]port.Status, err
 		return nil, err
 	}
 	defer end()
-	bounds, err := binder{ctx, d.opts.Sockets, d.opts.Gateway, d.keepAlive}.bindAll(specs, d.List)
+	fresh, err := binder{ctx, d.opts.Sockets, d.opts.Gateway, d.keepAlive}.bindAll(specs, d.List)
 	if err != nil {
 		return nil, err
 	}
-	fresh := make([]*forward, len(bounds))
-	for i, b := range bounds {
-		fresh[i] = d.newForward(b)
+	for _, fw := range fresh { // before anybody sees one
+		d.lastID++
+		fw.status.ID = d.lastID
 	}
 	if err := d.serve(fresh); err != nil {
 		return nil, err

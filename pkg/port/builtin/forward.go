@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatekit/gatekit/pkg/flows"
 	"github.com/gatekit/gatekit/pkg/port"
 )
@@ -31,24 +33,34 @@ type forward struct {
 	detours detours
 }
 
-// newForward gives the bound sockets to a forward with an id of its own.
-func (d *Driver) newForward(b bound) *forward {
-	d.mu.Lock()
-	d.lastID++
-	fw := &forward{
-		status: port.Status{ID: d.lastID, Spec: b.spec},
-		lead:   b.lead,
-		ages:   newFlowAges(ofForward),
+// newForward returns a forward that holds nothing and has no id yet.
+func newForward(spec port.Spec) *forward {
+	return &forward{status: port.Status{Spec: spec}, ages: newFlowAges(ofForward)}
+}
+
+// hold gives the forward a socket that is bound, for one of the loops.
+func (fw *forward) hold(fd int, family port.Families) {
+	if fw.status.Spec.Transport() == "tcp" {
+		fw.listeners = append(fw.listeners, &listener{fd: fd, family: family, forward: fw})
+	} else {
+		fw.sockets = append(fw.sockets, &hostSocket{fd: fd, family: family, forward: fw})
 	}
-	d.mu.Unlock()
-	for _, s := range b.sockets {
-		if b.spec.Transport() == "tcp" {
-			fw.listeners = append(fw.listeners, &listener{fd: s.fd, family: s.family, forward: fw})
-		} else {
-			fw.sockets = append(fw.sockets, &hostSocket{fd: s.fd, family: s.family, forward: fw})
-		}
+}
+
+// unbind frees what a forward holds that no loop has. A nil one holds nothing.
+func (fw *forward) unbind() {
+	if fw == nil {
+		return
 	}
-	return fw
+	for _, l := range fw.listeners {
+		unix.Close(l.fd)
+	}
+	for _, s := range fw.sockets {
+		unix.Close(s.fd)
+	}
+	if fw.lead != nil {
+		fw.lead.Cut()
+	}
 }
 
 // wane returns what is closed when the connections of a forward without

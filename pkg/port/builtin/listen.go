@@ -30,35 +30,14 @@ const (
 	freePortTries = 64
 )
 
-// bound is a spec with its sockets, and port 0 filled in.
-type bound struct {
-	spec    port.Spec
-	sockets []boundSocket
-	lead    port.Lead // nil where there are sockets
-}
-
-type boundSocket struct {
-	fd     int
-	family port.Families
-}
-
-func (b bound) close() {
-	for _, s := range b.sockets {
-		unix.Close(s.fd)
-	}
-	if b.lead != nil {
-		b.lead.Cut()
-	}
-}
-
-// bindAll binds the sockets of all specs, or none. Free ports are picked last,
-// so that they are not those of another spec.
-func (b binder) bindAll(specs []port.Spec, taken func() []port.Status) (_ []bound, err error) {
-	bounds := make([]bound, len(specs))
+// bindAll binds the sockets of all specs, or none, and gives them to forwards without
+// ids. Free ports are picked last, so that they are not those of another spec.
+func (b binder) bindAll(specs []port.Spec, taken func() []port.Status) (_ []*forward, err error) {
+	fresh := make([]*forward, len(specs))
 	defer func() {
 		if err != nil {
-			for _, done := range bounds {
-				done.close()
+			for _, fw := range fresh {
+				fw.unbind()
 			}
 		}
 	}()
@@ -67,59 +46,60 @@ func (b binder) bindAll(specs []port.Spec, taken func() []port.Status) (_ []boun
 			if free != (spec.ListenPort() == 0) {
 				continue
 			}
-			if bounds[i], err = b.bind(spec); err != nil {
+			if fresh[i], err = b.bind(spec); err != nil {
 				return nil, explain(spec, err, taken(), specs[:i])
 			}
 		}
 	}
-	return bounds, nil
+	return fresh, nil
 }
 
 // bind binds the sockets of one spec.
-func (b binder) bind(spec port.Spec) (bound, error) {
+func (b binder) bind(spec port.Spec) (*forward, error) {
 	if number := spec.ListenPort(); number != 0 {
 		return b.bindPort(spec, number)
 	}
 	for try := 1; ; try++ {
-		done, err := b.bindPort(spec, 0)
+		fw, err := b.bindPort(spec, 0)
 		if err == nil || try == freePortTries || !errors.Is(err, unix.EADDRINUSE) {
-			return done, err
+			return fw, err
 		}
 	}
 }
 
 // bindPort binds the same port on all addresses of spec; 0 is a free one of the
 // host's. A side without IPv6 is no error where IPv4 is asked for too.
-func (b binder) bindPort(spec port.Spec, number int) (_ bound, err error) {
-	done := bound{spec: spec}
+func (b binder) bindPort(spec port.Spec, number int) (_ *forward, err error) {
+	fw := newForward(spec)
 	defer func() {
 		if err != nil {
-			done.close()
+			fw.unbind()
 		}
 	}()
-	for _, addr := range spec.Listens() {
+	for i, addr := range spec.Listens() {
+		at := netip.AddrPortFrom(addr, uint16(number))
 		if b.atGateway(spec, addr) {
-			done.lead, err = b.gateway.Lead(spec.Transport(), netip.AddrPortFrom(addr, uint16(number)), spec.Target(familyOf(addr)))
-			return done, err // which has nothing where there is an error
+			fw.lead, err = b.gateway.Lead(spec.Transport(), at, spec.Target(familyOf(addr)))
+			return fw, err
 		}
-		fd, err := b.open(spec, netip.AddrPortFrom(addr, uint16(number)))
-		if err != nil && len(done.sockets) > 0 && noIPv6(err) {
+		fd, err := b.open(spec, at)
+		if err != nil && i > 0 && noIPv6(err) {
 			continue
 		}
 		if err != nil {
-			return bound{}, err
+			return nil, err
 		}
-		done.sockets = append(done.sockets, boundSocket{fd, familyOf(addr)})
+		fw.hold(fd, familyOf(addr))
 		if number == 0 {
 			if number, err = linux.LocalPort(fd); err != nil {
-				return bound{}, err
+				return nil, err
 			}
 		}
 	}
 	if spec.ListenPort() == 0 {
-		done.spec.ParentPort = number // a reverse spec has a port
+		fw.status.Spec.ParentPort = number // a reverse spec has a port
 	}
-	return done, nil
+	return fw, nil
 }
 
 func familyOf(addr netip.Addr) port.Families {

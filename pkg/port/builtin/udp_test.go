@@ -264,7 +264,7 @@ func TestUDPSteadyStateAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.loop.close()
-	bounds, err := binder{t.Context(), d.opts.Sockets, nil, d.keepAlive}.bindAll(specs(t, "127.0.0.1:0:1/udp4"), nil)
+	forwards, err := binder{t.Context(), d.opts.Sockets, nil, d.keepAlive}.bindAll(specs(t, "127.0.0.1:0:1/udp4"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,8 +273,8 @@ func TestUDPSteadyStateAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer service.Close()
-	bounds[0].spec.ChildPort = service.LocalAddr().(*net.UDPAddr).Port
-	s := d.newForward(bounds[0]).sockets[0]
+	forwards[0].status.Spec.ChildPort = service.LocalAddr().(*net.UDPAddr).Port
+	s := forwards[0].sockets[0]
 	x.sockets[s] = struct{}{}
 	defer x.closeSocket(s)
 	defer func() { d.cancel(); d.wg.Wait(); d.pool.close() }()
@@ -284,7 +284,7 @@ func TestUDPSteadyStateAllocatesNothing(t *testing.T) {
 	}
 	file.Close()
 
-	c := dialUDP(t, at("127.0.0.1", bounds[0].spec.ParentPort))
+	c := dialUDP(t, at("127.0.0.1", forwards[0].status.Spec.ParentPort))
 	buf := make([]byte, 16)
 	var from netip.AddrPort
 	ping := func() {
