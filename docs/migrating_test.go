@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -48,6 +49,32 @@ func exported(t *testing.T, dir string) map[string]bool {
 		})
 	}
 	return names
+}
+
+// rootlessKit are the flags of RootlessKit, of all versions from 1.1 to 3.
+const rootlessKit = `debug print-semver state-dir net pasta-binary pesto-binary slirp4netns-binary slirp4netns-sandbox slirp4netns-seccomp
+	vpnkit-binary lxc-user-nic-binary lxc-user-nic-bridge mtu cidr ifname disable-host-loopback ipv6 detach-netns copy-up copy-up-mode
+	port-driver publish p source-ip-transparent source-ip-transparent-backend pidns cgroupns utsns ipcns propagation reaper
+	evacuate-cgroup2 subid-source help version`
+
+func TestEveryFlagOfRootlessKitIsTakenAndDescribed(t *testing.T) {
+	taken := flagsOf(help(t, filepath.Join(programs(t), "gatekit")))
+	described, err := os.ReadFile("reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(rootlessKit) {
+		flag := "--" + name
+		if len(name) == 1 {
+			flag = "-" + name
+		}
+		if !slices.Contains(taken, flag) {
+			t.Errorf("gatekit does not take %s", flag)
+		}
+		if !strings.Contains(string(described), "`"+flag+"`") {
+			t.Errorf("reference.md does not have %s", flag)
+		}
+	}
 }
 
 // The right side of the tables is ours, and names what there is.

@@ -123,6 +123,7 @@ var HelperFlags = []struct{ Name, Meaning string }{
 	{"pasta-binary", "path of pasta"},
 	{"pesto-binary", "path of pesto, pasta's port forwarder"},
 	{"vpnkit-binary", "path of VPNKit"},
+	{"source-ip-transparent-backend", "nft or iptables, by which --source-ip-transparent routed"},
 }
 
 // Network is the network driver that a value of --net names. helper is true

@@ -98,7 +98,7 @@ func TestHelpersAreBuiltIn(t *testing.T) {
 	for _, f := range HelperFlags {
 		names = append(names, f.Name)
 	}
-	if want := []string{"slirp4netns-binary", "slirp4netns-sandbox", "slirp4netns-seccomp", "pasta-binary", "pesto-binary", "vpnkit-binary"}; !slices.Equal(names, want) {
+	if want := []string{"slirp4netns-binary", "slirp4netns-sandbox", "slirp4netns-seccomp", "pasta-binary", "pesto-binary", "vpnkit-binary", "source-ip-transparent-backend"}; !slices.Equal(names, want) {
 		t.Errorf("flags about helpers: %q, want %q", names, want)
 	}
 }
