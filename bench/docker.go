@@ -41,15 +41,13 @@ func (b *bench) dockerSteps(running *gate) []step {
 
 // findDocker looks for Docker and makes the image. Without Docker its rows are left out.
 func (b *bench) findDocker(ctx context.Context) error {
-	roots := []string{"/"}
+	root := "/"
 	if _, err := os.Stat(b.Docker); err == nil {
-		shown, err := b.site.Show(b.Docker, "docker")
-		if err != nil {
+		if root, err = b.site.Show(b.Docker, "docker"); err != nil {
 			return err
 		}
-		roots = append(roots, shown)
 	}
-	found, err := gates.FindDocker(ctx, roots...)
+	found, err := gates.FindDocker(ctx, root)
 	if err != nil {
 		b.leaveOut(err)
 		return nil
@@ -60,8 +58,8 @@ func (b *bench) findDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root := image.Root{Programs: map[string]string{"bin/bench": b.self, "bin/iperf3": b.iperf3}}
-	return errors.Join(root.Write(file), file.Close())
+	content := image.Root{Programs: map[string]string{"bin/bench": b.self, "bin/iperf3": b.iperf3}}
+	return errors.Join(content.Write(file), file.Close())
 }
 
 // startDocker starts dockerd on a gate, and a container with an agent. The caller stops

@@ -106,7 +106,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.Paths.RootlessKit, "rootlesskit", "", "path of rootlesskit (default: in PATH)")
 	flags.StringVar(&o.Paths.Slirp4netns, "slirp4netns", "", "path of slirp4netns (default: in PATH)")
 	flags.StringVar(&o.Paths.Pasta, "pasta", "", "path of pasta (default: in PATH)")
-	flags.StringVar(&o.Docker, "docker", "bin/docker/bookworm", "directory with a Docker of scripts/docker-releases, where the machine has none")
+	flags.StringVar(&o.Docker, "docker", "bin/docker/bookworm", "directory with a Docker of scripts/docker-releases; where it is not there, the machine's is taken")
 	flags.StringVar(&o.Out, "out", "", "directory of benchmarks.md, whose generated part, charts and results.json are written (default: none is)")
 	flags.StringVar(&o.Render, "render", "", "results.json of an earlier run, to make tables and charts of instead of a new run")
 	flags.BoolVar(&o.Smoke, "smoke", false, "one round of everything, as short as possible and with gatekit alone; fails when a figure is missing")

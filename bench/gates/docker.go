@@ -21,31 +21,15 @@ type Docker struct {
 // dockerPrograms are what it consists of, besides what RootlessKit's package has.
 var dockerPrograms = []string{"dockerd-rootless.sh", "dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker", "iptables"}
 
-// FindDocker returns the Docker below the first of these root directories that, with
-// PATH, has all of its programs. Where there is none, the error says what the first
-// lacks.
-func FindDocker(ctx context.Context, roots ...string) (Docker, error) {
-	var lacking error
-	for _, root := range roots {
-		d := Docker{root: root}
-		err := d.complete(ctx)
-		if err == nil {
-			return d, nil
-		}
-		if lacking == nil {
-			lacking = err
-		}
-	}
-	return Docker{}, fmt.Errorf("docker: %w", lacking)
-}
-
-// complete looks for all programs, and sets the version.
-func (d *Docker) complete(ctx context.Context) error {
+// FindDocker looks for the programs below a root directory, and in PATH for those that
+// are not there. The error says what is missing.
+func FindDocker(ctx context.Context, root string) (Docker, error) {
+	d := Docker{root: root}
 	paths := map[string]string{}
 	for _, name := range dockerPrograms {
 		path, err := d.look(name)
 		if err != nil {
-			return err
+			return Docker{}, fmt.Errorf("docker: %w", err)
 		}
 		paths[name] = path
 	}
@@ -53,10 +37,10 @@ func (d *Docker) complete(ctx context.Context) error {
 	version.Env = append(os.Environ(), d.libraries()...)
 	out, err := version.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%v: %w: %s", version, err, strings.TrimSpace(string(out)))
+		return Docker{}, fmt.Errorf("docker: %v: %w: %s", version, err, strings.TrimSpace(string(out)))
 	}
 	d.Version = parseVersion(string(out))
-	return nil
+	return d, nil
 }
 
 // dirs are where its programs are; in Debian, the script is in the last.
