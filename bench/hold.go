@@ -73,10 +73,8 @@ func (h hold) measure(ctx context.Context, l link) error {
 	if err := l.client.Release(ctx); err != nil {
 		return err
 	}
-	select {
-	case <-time.After(settle):
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := wait(ctx, settle); err != nil {
+		return err
 	}
 	before, err := l.gate.usage()
 	if err != nil {

@@ -36,20 +36,10 @@ func (s *Site) AddCard() (err error) {
 		}
 		s.plain = plain
 	}()
-	outside, err := networkOf(s.outside)
-	if err != nil {
+	if err := addPair(CardName, s.outside); err != nil {
 		return err
 	}
-	defer outside.Close()
-	pair := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: CardName},
-		PeerName:      CardName,
-		PeerNamespace: netlink.NsFd(int(outside.Fd())),
-	}
-	if err := netlink.LinkAdd(pair); err != nil {
-		return fmt.Errorf("add a veth pair: %w", err)
-	}
-	return errors.Join(addCardAddr(CardAddr), s.outside.do(func() error { return addCardAddr(OutsideCardAddr) }))
+	return errors.Join(addAddr(CardName, CardAddr), s.outside.do(func() error { return addAddr(CardName, OutsideCardAddr) }))
 }
 
 // CardToPlain moves the card from the host to the plain namespace.
@@ -62,7 +52,7 @@ func (s *Site) CardToPlain() error {
 	if err := moveCard(plain); err != nil {
 		return err
 	}
-	return s.plain.do(func() error { return errors.Join(up("lo"), addCardAddr(CardAddr)) })
+	return s.plain.do(func() error { return errors.Join(up("lo"), addAddr(CardName, CardAddr)) })
 }
 
 // CardToHost moves it back.
@@ -75,16 +65,7 @@ func (s *Site) CardToHost() error {
 	if err := s.plain.do(func() error { return moveCard(host) }); err != nil {
 		return err
 	}
-	return addCardAddr(CardAddr)
-}
-
-// networkOf opens the network namespace of a thread.
-func networkOf(t *thread) (ns *os.File, err error) {
-	err = t.do(func() (err error) {
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
-	})
-	return ns, err
+	return addAddr(CardName, CardAddr)
 }
 
 // moveCard moves the card from the namespace of the calling thread.
@@ -97,19 +78,4 @@ func moveCard(to *os.File) error {
 		return fmt.Errorf("move %s: %w", CardName, err)
 	}
 	return nil
-}
-
-func addCardAddr(addr netip.Addr) error {
-	link, err := netlink.LinkByName(CardName)
-	if err != nil {
-		return err
-	}
-	own, err := netlink.ParseAddr(netip.PrefixFrom(addr, 24).String())
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(link, own); err != nil {
-		return fmt.Errorf("add %v to %s: %w", addr, CardName, err)
-	}
-	return up(CardName)
 }

@@ -31,22 +31,8 @@ func connect() (outside *thread, err error) {
 			outside.close()
 		}
 	}()
-	var ns *os.File
-	err = outside.do(func() (err error) {
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
-	})
-	if err != nil {
+	if err := addPair("eth0", outside); err != nil {
 		return nil, err
-	}
-	defer ns.Close()
-	pair := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: "eth0"},
-		PeerName:      "eth0",
-		PeerNamespace: netlink.NsFd(int(ns.Fd())),
-	}
-	if err := netlink.LinkAdd(pair); err != nil {
-		return nil, fmt.Errorf("add a veth pair: %w", err)
 	}
 	if err := configure(HostAddr, OutsideAddr); err != nil {
 		return nil, err
@@ -54,6 +40,50 @@ func connect() (outside *thread, err error) {
 	return outside, outside.do(func() error {
 		return errors.Join(up("lo"), configure(OutsideAddr, HostAddr))
 	})
+}
+
+// addPair makes a veth pair whose ends are called alike: one of this namespace and one
+// of a thread's.
+func addPair(name string, to *thread) error {
+	ns, err := networkOf(to)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	pair := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: name},
+		PeerName:      name,
+		PeerNamespace: netlink.NsFd(int(ns.Fd())),
+	}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return fmt.Errorf("add a veth pair: %w", err)
+	}
+	return nil
+}
+
+// networkOf opens the network namespace of a thread.
+func networkOf(t *thread) (ns *os.File, err error) {
+	err = t.do(func() (err error) {
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	return ns, err
+}
+
+// addAddr gives an interface an address, and sets it up.
+func addAddr(name string, addr netip.Addr) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	own, err := netlink.ParseAddr(netip.PrefixFrom(addr, 24).String())
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, own); err != nil {
+		return fmt.Errorf("add %v to %s: %w", addr, name, err)
+	}
+	return up(name)
 }
 
 func up(name string) error {
@@ -69,19 +99,12 @@ func up(name string) error {
 
 // configure gives eth0 its address and makes the other machine the default route.
 func configure(addr, gateway netip.Addr) error {
+	if err := addAddr("eth0", addr); err != nil {
+		return err
+	}
 	link, err := netlink.LinkByName("eth0")
 	if err != nil {
 		return err
-	}
-	own, err := netlink.ParseAddr(netip.PrefixFrom(addr, 24).String())
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(link, own); err != nil {
-		return fmt.Errorf("add %v to eth0: %w", addr, err)
-	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set eth0 up: %w", err)
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("add a default route by %v: %w", gateway, err)
