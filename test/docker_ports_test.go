@@ -103,9 +103,11 @@ func TestContainersSeeTheirClientsByBothFamilies(t *testing.T) {
 		if d.release.old {
 			flags = append(flags, "--experimental") // ip6tables
 		}
-		for _, proxy := range []string{"--userland-proxy=true", "--userland-proxy=false"} {
+		for i, proxy := range []string{"--userland-proxy=true", "--userland-proxy=false"} {
 			d.start(t, "--ipv6", append(flags, proxy)...)
-			d.importImage(t)
+			if i == 0 {
+				d.importImage(t)
+			}
 			d.witness(t, "web", published...)
 			if proxy == "--userland-proxy=false" && d.release.old {
 				// Without the proxy this Docker asks for no forwards.
