@@ -55,12 +55,13 @@ type Options struct {
 	Logger *slog.Logger
 
 	// Networks adds the child halves of network drivers to those that are built
-	// in, by driver name. It runs in the network namespace, with all
-	// capabilities there, and returns the files that the parent half takes.
+	// in, by the Plan's Driver. nil adds none.
 	Networks map[string]NetworkSetup
 }
 
-// NetworkSetup is the child half of a network driver.
+// NetworkSetup is the child half of a network driver. It runs once, on a thread that is
+// in the network namespace and has all capabilities there, and returns the files that
+// the driver's Run takes. Ids are not mapped yet.
 type NetworkSetup func(network.Plan) ([]*os.File, error)
 
 // IsChild says whether this process was executed by a parent to be its child,

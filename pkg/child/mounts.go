@@ -15,7 +15,7 @@ import (
 
 // Mounts is what the child changes in its mount namespace. It crosses the
 // handshake as JSON; the zero value makes all mounts private and changes nothing
-// else.
+// else. The parent makes it of its options: who embeds a gate sets parent.Options.
 //
 // apply works in this order, and why:
 //

@@ -22,7 +22,15 @@ import (
 	"os"
 )
 
-// Driver is the host side of a network driver.
+// Driver is the host side of a network driver. It may do more than this, by methods for
+// which the parent asks:
+//
+//	Joiner, Attacher                                another's namespace, or interface
+//	Check() error                                   finds what the host lacks, before anything is made
+//	Follow(ctx, changed func(Plan))                 tells of another Search and Options, until ctx is done
+//	Policy() Policy, SetPolicy(Policy) error        egress rules, changed live
+//	UseSockets(port.Sockets)                        sockets of the namespace, before port drivers run
+//	Flows() []flows.Flow                            what it carries now
 type Driver interface {
 	// Plan tells the child half what to set up. It does not change during the
 	// life of the driver, but for Search and Options, where the driver can be
@@ -106,7 +114,7 @@ type Info struct {
 	// Driver is the driver's name.
 	Driver string
 
-	// DNS are the name servers that the namespace was told of; may be empty.
+	// DNS are the name servers that the namespace was told of; may be empty or nil.
 	DNS []netip.Addr
 
 	// ChildIP is the IPv4 address of the interface in the namespace, or its

@@ -17,12 +17,13 @@ import (
 )
 
 // IDMap maps Size ids from Inside on, in the gate, to those from Outside on, on
-// the host: a line of /proc/PID/uid_map (user_namespaces(7)).
+// the host: a line of /proc/PID/uid_map (user_namespaces(7)). Size is at least 1, and
+// ids end at 4294967294.
 type IDMap struct {
 	Inside, Outside, Size uint32
 }
 
-// ParseIDMap parses INSIDE:OUTSIDE:SIZE.
+// ParseIDMap parses INSIDE:OUTSIDE:SIZE. What does not fit a map is for Validate.
 func ParseIDMap(s string) (IDMap, error) {
 	bad := fmt.Errorf("%q: want INSIDE:OUTSIDE:SIZE, for example 0:100000:65536", s)
 	fields := strings.Split(s, ":")

@@ -28,24 +28,31 @@ type Options struct {
 	// Command and its arguments. It is looked up in PATH inside.
 	Command []string
 
-	// StateDir is where the gate keeps its files. Empty makes a new directory,
-	// which goes with the gate.
+	// StateDir is where the gate keeps its files: the API's socket, api.SocketName, and
+	// those of docs/reference.md. It is made where it is missing. One gate has it at a
+	// time; what one that was killed left there is taken over. Empty makes a new one
+	// below $XDG_RUNTIME_DIR/gatekit or, without that, gatekit-UID in the temporary
+	// directory, and removes it at the end. There is also noted where the others are,
+	// for gatectl list.
 	StateDir string
 
-	// Name names the gate for gatectl --gate. Empty gives it none.
+	// Name names the gate for gatectl --gate: up to 63 letters, digits, dots, dashes
+	// and underscores, the first a letter or a digit. Empty gives it none.
 	Name string
 
-	// Version is the version that the API reports of this program.
+	// Version is the version that the API reports of this program. Empty is none.
 	Version string
 
-	// Network is the network driver. nil means network.Host().
+	// Network is the network driver, which runs once: it is made for one gate. nil
+	// means network.Host().
 	Network network.Driver
 
-	// Ports makes the port driver of the sockets that the child provides. nil
-	// means that the gate forwards no ports.
+	// Ports makes the port driver of the sockets that the child provides; it needs a
+	// Network with a namespace. nil means that the gate forwards no ports.
 	Ports func(port.Sockets) port.Driver
 
-	// Publish are forwards to put in place before the command starts.
+	// Publish are forwards to put in place before the command starts, all of them, or
+	// there is no gate. Empty is none.
 	Publish []port.Spec
 
 	// PublishAuto publishes on 127.0.0.1 what starts to listen inside, and takes
@@ -72,10 +79,12 @@ type Options struct {
 	// command in the host's.
 	DetachNetns bool
 
-	// Further namespaces (namespaces(7)).
+	// PIDNS, CgroupNS, UTSNS and IPCNS make further namespaces (namespaces(7)). PIDNS
+	// brings a /proc of its own, and CgroupNS cgroup2 mounts.
 	PIDNS, CgroupNS, UTSNS, IPCNS bool
 
-	// Reaper says whether the child collects orphans. nil means: with PIDNS.
+	// Reaper says whether the child collects orphans. nil means: with PIDNS, where it
+	// has to.
 	Reaper *bool
 
 	// EvacuateCgroup2 is the name of a cgroup below the current one to move the
@@ -96,7 +105,7 @@ type Options struct {
 	// newuidmap; setgroups(2) is denied inside.
 	SingleID bool
 
-	// AddHosts are further entries for /etc/hosts.
+	// AddHosts are further entries for /etc/hosts, before the host's. Empty is none.
 	AddHosts []HostEntry
 
 	// ListenFiles are sockets of socket activation to pass on (sd_listen_fds(3)).
@@ -120,8 +129,8 @@ type Options struct {
 	EnvPrefixes []string
 
 	// Signals are sent to the command as they come; ForwardableSignals are those to
-	// ask for. One that ends a process
-	// ends the gate while the command does not run yet. nil forwards none.
+	// ask for. While the command does not run yet, SIGINT, SIGTERM, SIGHUP and SIGQUIT
+	// end the gate. nil forwards none.
 	Signals <-chan os.Signal
 
 	// Stopped is called when a signal, as a rule of the terminal's job control,

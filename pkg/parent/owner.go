@@ -7,7 +7,8 @@ import (
 	"strconv"
 )
 
-// Owner is a user for whom another one, who is root, makes a user namespace.
+// Owner is a user for whom another one, who is root, makes a user namespace: what
+// hostnic.CreateOptions asks for.
 type Owner struct {
 	// Name, UID and GID are the user's.
 	Name     string

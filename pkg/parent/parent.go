@@ -14,6 +14,11 @@
 //	                   before the command runs, the caller's context
 //
 // One deferred teardown undoes what was done, in reverse order, on every path.
+//
+// What goes wrong is an error of Run, and what is worth a line goes to the Logger that
+// was given. Both name the field of options that is wrong, or that mends it, package
+// and all, as parent.Options.SingleID: a program with flags puts these in its place.
+// Gates in one process know nothing of each other.
 package parent
 
 import (
@@ -35,17 +40,24 @@ import (
 	"github.com/gatekit/gatekit/pkg/port/auto"
 )
 
-// Exit is how the command ended: with Code, or by Signal if that is not 0.
+// Exit is how the command ended.
 type Exit struct {
-	Code   int
+	// Code is the exit code, 0 to 255; 0 where a signal ended the command.
+	Code int
+
+	// Signal is the signal that ended the command, or the gate before there was one.
+	// 0 is none.
 	Signal syscall.Signal
 }
 
-// StartError is the error of a command that cannot be found (Code 127) or
-// executed (126), as shells number them.
+// StartError is the error of a command that cannot be started.
 type StartError struct {
+	// Reason is one line that names the command.
 	Reason string
-	Code   int
+
+	// Code is 127 for a command that cannot be found, and 126 for one that cannot be
+	// executed, as shells number them.
+	Code int
 }
 
 // Error is the reason.

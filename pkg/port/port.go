@@ -75,7 +75,7 @@ type Info struct {
 	// Driver is the driver's name: "builtin".
 	Driver string
 
-	// Protos lists the values of Spec.Proto that the driver takes.
+	// Protos lists the values of Spec.Proto that the driver takes; not nil.
 	Protos []string
 
 	// DisallowLoopbackChildIP is true when a ChildIP of 127.0.0.1 or ::1 cannot
@@ -83,7 +83,8 @@ type Info struct {
 	DisallowLoopbackChildIP bool
 }
 
-// Driver is a port driver.
+// Driver is a port driver. One that has a method Flows() []flows.Flow tells the API of
+// what it carries, too.
 type Driver interface {
 	// Info describes the driver.
 	Info() Info

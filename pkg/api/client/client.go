@@ -53,7 +53,10 @@ type Options struct {
 // Client calls one gate. It may be used concurrently.
 //
 // Calls that the gate refuses return an *api.Error, which errors.Is compares
-// with the sentinels of pkg/api, api.ErrConflict for one.
+// with the sentinels of pkg/api: api.ErrForbidden for another user's gate,
+// api.ErrBadRequest for what the gate cannot do, and what the call says. Where there is
+// no gate the error wraps syscall.ENOENT or syscall.ECONNREFUSED; one that takes longer
+// than Options.Timeout or the context allows wraps context.DeadlineExceeded.
 type Client struct {
 	http   http.Client
 	socket string
@@ -119,7 +122,9 @@ func (c *Client) ListPorts(ctx context.Context) ([]api.PortStatus, error) {
 	return list, err
 }
 
-// AddPort puts a forward in place. A port of 0 in the spec is filled in.
+// AddPort puts a forward in place. A port of 0 in the spec is filled in. The error is
+// api.ErrConflict where the address is taken, and api.ErrBadRequest for a bad spec, and
+// from a gate without a port driver.
 func (c *Client) AddPort(ctx context.Context, spec api.PortSpec) (api.PortStatus, error) {
 	var status api.PortStatus
 	err := c.call(ctx, http.MethodPost, "/v1/ports", spec, &status)
@@ -127,7 +132,7 @@ func (c *Client) AddPort(ctx context.Context, spec api.PortSpec) (api.PortStatus
 }
 
 // AddPorts puts all forwards in place, or none. The statuses come in the order
-// of the specs.
+// of the specs. Errors are AddPort's.
 func (c *Client) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.PortStatus, error) {
 	if specs == nil {
 		specs = []api.PortSpec{} // null is no list
@@ -138,13 +143,14 @@ func (c *Client) AddPorts(ctx context.Context, specs []api.PortSpec) ([]api.Port
 }
 
 // RemovePort takes the forward with this id away, and its TCP connections after
-// 2 seconds.
+// 2 seconds. The error is api.ErrNotFound for an unknown id.
 func (c *Client) RemovePort(ctx context.Context, id int) error {
 	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d", id), nil, nil)
 }
 
 // DrainPort takes the forward with this id away, and its TCP connections after
-// the given time, which is not negative. It does not wait for their end.
+// the given time, which is not negative. It does not wait for their end. The error is
+// api.ErrNotFound for an unknown id.
 func (c *Client) DrainPort(ctx context.Context, id int, drain time.Duration) error {
 	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/ports/%d?drain=%s", id, drain), nil, nil)
 }
@@ -159,14 +165,16 @@ func (c *Client) AutoPorts(ctx context.Context, on bool) error {
 	return c.call(ctx, method, "/v1/ports/auto", nil, nil)
 }
 
-// Connections returns the flows now.
+// Connections returns the flows now, ordered by forward, protocol and addresses; those
+// of no forward come first.
 func (c *Client) Connections(ctx context.Context) ([]api.Connection, error) {
 	var list []api.Connection
 	err := c.call(ctx, http.MethodGet, "/v1/connections", nil, &list)
 	return list, err
 }
 
-// Policy says what the namespace may reach.
+// Policy says what the namespace may reach. The error is api.ErrBadRequest where the
+// network takes no policy.
 func (c *Client) Policy(ctx context.Context) (api.Policy, error) {
 	var p api.Policy
 	err := c.call(ctx, http.MethodGet, "/v1/policy", nil, &p)
@@ -200,7 +208,8 @@ func (c *Client) ChangePolicy(ctx context.Context, change func(*api.Policy)) (ap
 }
 
 // SetPolicy changes what the namespace may reach, as a whole, and returns it as it
-// was understood. Flows that are no longer allowed end.
+// was understood. Flows that are no longer allowed end. The error is api.ErrBadRequest
+// for a bad rule, and nothing has changed then.
 func (c *Client) SetPolicy(ctx context.Context, p api.Policy) (api.Policy, error) {
 	var now api.Policy
 	err := c.call(ctx, http.MethodPut, "/v1/policy", withLists(p), &now)

@@ -204,7 +204,7 @@ func TestAGateThatDoesNotAnswer(t *testing.T) {
 	})
 	defer close(release)
 	_, err := open(t, client.Options{Socket: socket, Timeout: 20 * time.Millisecond}).Info(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), socket) {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), socket) {
 		t.Errorf("by the timeout: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
