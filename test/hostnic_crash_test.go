@@ -137,6 +137,51 @@ func TestACrashAtAnyStepLosesNoCard(t *testing.T) {
 	}
 }
 
+// Within a step there are calls of the kernel's: those that change something.
+const changes = "sendto,mount,umount2,rename,renameat,unlinkat,mkdirat,openat,write,setxattr,clone,fsync"
+
+func TestACrashWithinAStepLosesNoCard(t *testing.T) {
+	s := newLANSite(t)
+	s.root(t, `
+		echo 0 > /proc/sys/net/ipv6/conf/eth1/accept_dad
+		ip link set eth1 mtu 1442 alias spare
+		ip route add 203.0.113.0/26 via 198.51.100.18 dev eth1 table 77`)
+	before := s.portrait(t, "eth1")
+	create := []string{"create", "--interface=eth1", "--user=ada", "--ns-dir=" + cardDir, "--dns=" + s.lan.Addr4.String()}
+	destroy := []string{"destroy", "--ns-dir=" + cardDir}
+	for _, command := range [][]string{create, destroy} {
+		const first, stride, enough = 7, 13, 1000
+		n, killed := first, 0
+		for ; n < enough; n += stride {
+			if command[0] == "destroy" {
+				succeeds(t, s.netns(t, create...))
+			}
+			r := s.Run(t, s.RootCommand("strace", append([]string{"-f", "-qq", "-o", "/dev/null", "-e", "trace=" + changes,
+				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", changes, n), "gatectl", "netns"}, command...)...))
+			s.NoProcesses(t)
+			if s.isLent() {
+				if r := s.netns(t, destroy...); r.Code != 0 || r.Stderr != "" {
+					t.Fatalf("destroy after %s, killed with change %d: %v", command[0], n, r)
+				}
+			}
+			if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
+				t.Fatalf("after %s, killed with change %d, the card is not what it was (-before +after):\n%s", command[0], n, diff)
+			}
+			s.clean(t)
+			if r.Signal != syscall.SIGKILL {
+				if r.Code != 0 {
+					t.Errorf("%s: %v", command[0], r)
+				}
+				break
+			}
+			killed++
+		}
+		if killed < 3 || n >= enough {
+			t.Errorf("%s was killed %d times", command[0], killed)
+		}
+	}
+}
+
 func TestTheStateIsOnTheDiskBeforeTheCardMoves(t *testing.T) {
 	s := newLANSite(t)
 	succeeds(t, s.Run(t, s.RootCommand("strace", "-f", "-qq", "-o", "/run/trace", "-e", "trace=openat,fsync,rename,renameat,renameat2,sendto",

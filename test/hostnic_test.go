@@ -457,6 +457,12 @@ func TestLentCardsAreListed(t *testing.T) {
 	if got := succeeds(t, s.netns(t, "list", "--json")).Stdout; len(lacks(got, `"dir":"/srv/other"`, `"mode":"macvlan"`, `"addresses":["198.51.100.29/28"]`, `"ready":true`, `"processes":[]`)) > 0 {
 		t.Errorf("in another directory: %s", got)
 	}
+	// One that cannot be read is named, and the others are listed.
+	s.root(t, "mkdir /run/gatekit/broken; echo '{' > /run/gatekit/broken/state.json")
+	r = s.netns(t, "list")
+	if r.Code != 1 || len(lacks(r.Stderr, "/run/gatekit/broken/state.json")) > 0 || len(lacks(r.Stdout, "/srv/other", cardDir)) > 0 {
+		t.Errorf("with a broken one: %v", r)
+	}
 	succeeds(t, s.netns(t, "destroy", "--ns-dir=/srv/other"))
 	s.giveBack(t)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -27,11 +28,8 @@ func netnsList(c *cli.Context) error {
 		return err
 	}
 	lent, err := hostnic.List()
-	if err != nil {
-		return err
-	}
 	if c.Bool("json") {
-		return printJSON(c.App.Writer, lent)
+		return errors.Join(err, printJSON(c.App.Writer, lent))
 	}
 	rows := [][]string{{"INTERFACE", "MODE", "USER", "STATE", "ADDRESSES", "PROCESSES", "NS-DIR"}}
 	for _, l := range lent {
@@ -45,5 +43,5 @@ func netnsList(c *cli.Context) error {
 		}
 		rows = append(rows, []string{l.Interface, l.Mode, l.User, state, strings.Join(addresses, ","), strconv.Itoa(len(l.Processes)), l.Dir})
 	}
-	return printTable(c.App.Writer, rows)
+	return errors.Join(err, printTable(c.App.Writer, rows))
 }

@@ -89,24 +89,24 @@ const hardware = "device"
 // findOnHost finds the card in the current network namespace, the host's; nil where
 // it is not. It comes with its name and its Ethernet address, or with passingName
 // (takeOut). Only one with hardware may come by itself, as its user has left it.
-func (c *card) findOnHost() (netlink.Link, error) {
-	return findLink(func(l netlink.Link) int {
-		a := l.Attrs()
-		named, addressed := a.Name == c.Name, a.HardwareAddr.String() == c.HardwareAddr
-		switch {
-		case l.Type() != c.Kind:
-			return 0
-		case a.Name == c.passingName():
-			return 3
-		case c.PermanentAddr != "" && permanent(a) != c.PermanentAddr:
-			return 0
-		case named && addressed:
-			return 2
-		case c.PermanentAddr != "", c.Kind == hardware && (addressed || a.Index == c.Index):
-			return 1
-		}
+func (c *card) findOnHost() (netlink.Link, error) { return findLink(c.likenessOnHost) }
+
+func (c *card) likenessOnHost(l netlink.Link) int {
+	a := l.Attrs()
+	named, addressed := a.Name == c.Name, a.HardwareAddr.String() == c.HardwareAddr
+	switch {
+	case l.Type() != c.Kind:
 		return 0
-	})
+	case a.Name == c.passingName():
+		return 3
+	case c.PermanentAddr != "" && permanent(a) != c.PermanentAddr:
+		return 0
+	case named && addressed:
+		return 2
+	case c.PermanentAddr != "", c.Kind == hardware && (addressed || a.Index == c.Index):
+		return 1
+	}
+	return 0
 }
 
 // findInside finds the card in the current network namespace, that which it was lent
@@ -114,8 +114,7 @@ func (c *card) findOnHost() (netlink.Link, error) {
 // to lengths; inside is 0 as long as nobody has been there but us.
 func (c *card) findInside(inside int) (netlink.Link, error) {
 	return findLink(func(l netlink.Link) int {
-		a := l.Attrs()
-		switch {
+		switch a := l.Attrs(); {
 		case l.Type() != c.Kind:
 			return 0
 		case a.Index == inside:
@@ -129,21 +128,23 @@ func (c *card) findInside(inside int) (netlink.Link, error) {
 	})
 }
 
-// findLink finds the interface that is most like another, where likeness is more
-// than 0.
+// findLink finds the interface of the most likeness, where that is more than 0.
 func findLink(likeness func(netlink.Link) int) (netlink.Link, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	var found netlink.Link
+	return mostLike(links, likeness), nil
+}
+
+func mostLike(links []netlink.Link, likeness func(netlink.Link) int) (found netlink.Link) {
 	best := 0
 	for _, l := range links {
 		if n := likeness(l); n > best {
 			found, best = l, n
 		}
 	}
-	return found, nil
+	return found
 }
 
 // passingName is what the card is called on the host until it is as it was, where it

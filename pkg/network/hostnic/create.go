@@ -84,8 +84,7 @@ type CreateOptions struct {
 // Create lends a card. When it returns an error, all is as it was: that of ctx if ctx
 // was done. When it does not return, Destroy puts all back.
 //
-// Each step is one change that happens or does not: between any two of them the
-// process may die.
+// The process may die between any two of its steps, and within each.
 func Create(ctx context.Context, o CreateOptions) (err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

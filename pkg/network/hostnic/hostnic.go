@@ -16,9 +16,8 @@
 // Both namespaces live on as mounts, with no process in them. So the card cannot get
 // lost while all processes die; and what is to be restored stands in a state file
 // that is on the disk before the card moves. Create and Destroy are lists of steps
-// (runSteps), each of them one change of the kernel's or the file system's; Destroy
-// looks at what there is, and not at what was planned, so it may follow after any
-// step of either.
+// (runSteps). Destroy looks at what there is, and not at what was planned, so it may
+// follow after any step of either, and after half of one.
 package hostnic
 
 import (

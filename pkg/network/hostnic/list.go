@@ -32,7 +32,8 @@ type Lent struct {
 }
 
 // List lists the cards that are lent on this host: those whose namespaces are bound
-// to files anywhere, and those below DefaultParent with a state file.
+// to files anywhere, and those below DefaultParent with a state file. The error is of
+// those that cannot be read; all others are listed nevertheless.
 func List() ([]Lent, error) {
 	var dirs []string
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("nsfs"))
@@ -52,6 +53,7 @@ func List() ([]Lent, error) {
 		dirs = append(dirs, filepath.Dir(f))
 	}
 	slices.Sort(dirs)
+	var errs error
 	all := []Lent{}
 	for _, dir := range slices.Compact(dirs) {
 		l, err := examineLent(dir)
@@ -59,11 +61,12 @@ func List() ([]Lent, error) {
 			continue // somebody else's, or just gone
 		}
 		if err != nil {
-			return nil, err
+			errs = errors.Join(errs, err)
+			continue
 		}
 		all = append(all, l)
 	}
-	return all, nil
+	return all, errs
 }
 
 func examineLent(dir string) (Lent, error) {
