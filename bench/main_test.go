@@ -126,7 +126,8 @@ func TestASmokeWithoutAFigureFails(t *testing.T) {
 	}
 	r = recorded()
 	delete(r.Figures, "idle.memory")
-	if err := (options{}).complete(r); err == nil || !strings.Contains(err.Error(), "idle.memory") {
+	r.LeftOut = []string{"the program is missing"}
+	if err := (options{}).complete(r); err == nil || !strings.Contains(err.Error(), "idle.memory") || !strings.Contains(err.Error(), r.LeftOut[0]) {
 		t.Errorf("results without a row: %v", err)
 	}
 	if err := (options{Rows: "^tcp"}).complete(r); err != nil {

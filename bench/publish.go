@@ -132,7 +132,7 @@ func (o options) complete(results *report.Results) error {
 	for _, g := range report.Groups() {
 		for _, row := range g.Rows {
 			if _, ok := results.Median(row.ID, gates.Gatekit); !ok && wanted.MatchString(row.ID) {
-				return fmt.Errorf("%s was not measured", row.ID)
+				return fmt.Errorf("%s was not measured; left out: %q", row.ID, results.LeftOut)
 			}
 		}
 	}
