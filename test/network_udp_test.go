@@ -201,6 +201,27 @@ func TestTwoInsideMeetWhereTheOutsideSeesThem(t *testing.T) {
 	g.stop(t)
 }
 
+// A server that goes on to send to a program that is gone is refused, as the program's
+// own machine would refuse it.
+func TestAStreamToAProgramThatIsGoneIsRefused(t *testing.T) {
+	s := newSite(t)
+	s.unlimitedICMP(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
+		peers := make(chan netip.AddrPort, 1)
+		server := serveUDP(t, s.outside, at(outside, 0), func(_ *net.UDPConn, _ []byte, from netip.AddrPort) { peers <- from })
+		g.run(t, "probe", "send", addrOf(server).String())
+		peer := receive(t, peers, "the program's datagram")
+		testenv.Until(t, "the server to be refused", func() bool {
+			if _, err := server.WriteToUDPAddrPort([]byte("more"), peer); err != nil {
+				t.Fatal(err)
+			}
+			return s.isOver(t, peer)
+		})
+	})
+	g.stop(t)
+}
+
 // sockets ADDR COUNT exchanges a datagram with a server from many sockets, one
 // after the other.
 var _ = testenv.Probe("sockets", func(args []string) int {

@@ -110,6 +110,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.stack = s
 	e.inbound = newInbound(s, n.subnets, e.loops)
 	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
+	e.link.inspector.onRefusal = func(r *refusal) bool { return e.inbound.udp.refuse(r) || e.udp.refuse(r) }
 	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
 	e.link.onSYN = e.tcp.awaitEnd
 	e.tcp.full.say(n.log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
@@ -160,8 +161,9 @@ func (e *engine) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 func (e *engine) serve(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := e.link.start(e.loops[0], cancel); err != nil {
-		cancel(err)
+	started := e.link.start(e.loops[0], cancel)
+	if started != nil {
+		cancel(started)
 	}
 	var loops sync.WaitGroup
 	for _, l := range e.loops {
@@ -171,7 +173,9 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 			}
 		})
 	}
-	ready()
+	if started == nil {
+		ready()
+	}
 	<-ctx.Done()
 
 	e.tcp.close()

@@ -26,8 +26,8 @@ const (
 	// toDHCP and toRouter: a guest asks for its configuration.
 	toDHCP
 	toRouter
-	// toClient: an error about a datagram of a client, who has been told already.
-	toClient
+	// toSender: an error about a datagram from outside, which is seen to already.
+	toSender
 )
 
 // datagram is a UDP datagram in a frame, or an echo request (echo.go). Its payload
@@ -80,6 +80,10 @@ type inspector struct {
 	mac     macAddr
 	subnets [2]subnet
 	inbound *inbound // whose flows alone come from a loopback address; nil has none
+
+	// onRefusal is given each refusal, and says whether it was about a flow. Nil has
+	// none.
+	onRefusal func(*refusal) bool
 }
 
 // inspect judges a frame, which begins with its Ethernet header.
@@ -121,8 +125,8 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.inbound.refuses(p[headerLen:total], src, dst) {
-		return toClient
+	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && in.refusal(p[headerLen:total], src, dst) {
+		return toSender
 	}
 	whole := !ip.More() && ip.FragmentOffset() == 0
 	sum := header.PseudoHeaderChecksum(ip.TransportProtocol(), tcpip.AddrFrom4Slice(p[12:16]), tcpip.AddrFrom4Slice(p[16:20]), uint16(total-headerLen))
@@ -176,6 +180,15 @@ func soundOptions(o header.IPv4Options) bool {
 	}
 }
 
+// refusal says whether an ICMP message refuses a datagram of a flow.
+func (in *inspector) refusal(message []byte, from, to netip.Addr) bool {
+	if in.onRefusal == nil {
+		return false
+	}
+	r, ok := parseRefusal(message, from, to)
+	return ok && in.onRefusal(&r)
+}
+
 // expires is the verdict on a packet whose time to live ends here. Nothing is said
 // about an ICMP message, but for a request, or a later fragment (RFC 1122,
 // 3.2.2; RFC 4443, 2.4).
@@ -207,8 +220,8 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	}
 	rest := p[header.IPv6MinimumSize:total]
 	if ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) {
-		if in.inbound.refuses(rest, src, dst) {
-			return toClient
+		if in.refusal(rest, src, dst) {
+			return toSender
 		}
 		return in.inspectICMPv6(p[:total], src, dst, f)
 	}

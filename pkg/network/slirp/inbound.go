@@ -307,12 +307,6 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 	}, nicID) != nil
 }
 
-// refuses says whether an ICMP message of the namespace says that a client's
-// datagram has found no service, and tells the flow. p is what follows the IP header.
-func (in *inbound) refuses(p []byte, from, client netip.Addr) bool {
-	return in != nil && in.udp.refuse(p, from, client)
-}
-
 // close refuses what is new and cancels what is being dialled.
 func (in *inbound) close() {
 	in.mu.Lock()

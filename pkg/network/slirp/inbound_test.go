@@ -414,7 +414,8 @@ func FuzzRefusal(f *testing.F) {
 		if len(message) >= header.ICMPv4MinimumSize {
 			putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: icmpProtocol(client.Addr())}, message, nil)
 		}
-		if u.refuse(message, service.Addr(), client.Addr()) != (refused == 1) {
+		r, ok := parseRefusal(message, service.Addr(), client.Addr())
+		if (ok && u.refuse(&r)) != (refused == 1) {
 			t.Errorf("refused %d times", refused)
 		}
 	})

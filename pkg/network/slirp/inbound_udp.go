@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -272,46 +271,13 @@ func (u *inboundUDP) deliver(d *datagram) bool {
 	return true
 }
 
-// refuse tells a flow of an ICMP error by which the namespace says that there is
-// no service (port unreachable). p is the message; it is false when that is not
-// what it says, or no flow's.
-func (u *inboundUDP) refuse(p []byte, from, client netip.Addr) bool {
-	if u.open.Load() == 0 || len(p) < header.ICMPv4MinimumSize {
+// refuse tells a flow that the namespace has refused a datagram; it is false when that
+// is no flow's.
+func (u *inboundUDP) refuse(r *refusal) bool {
+	f := u.find(r.at, r.sender)
+	if f == nil {
 		return false
 	}
-	quoted := p[header.ICMPv4MinimumSize:]
-	var service, source tcpip.Address
-	var datagram []byte // as much of it as there is
-	switch {
-	case client.Is4() && header.ICMPv4(p).Type() == header.ICMPv4DstUnreachable && header.ICMPv4(p).Code() == header.ICMPv4PortUnreachable:
-		ip := header.IPv4(quoted)
-		if len(ip) < header.IPv4MinimumSize || ip.TransportProtocol() != udp.ProtocolNumber {
-			return false
-		}
-		service, source, datagram = ip.DestinationAddress(), ip.SourceAddress(), ip[min(int(ip.HeaderLength()), len(ip)):]
-	case client.Is6() && header.ICMPv6(p).Type() == header.ICMPv6DstUnreachable && header.ICMPv6(p).Code() == header.ICMPv6PortUnreachable:
-		ip := header.IPv6(quoted)
-		if len(ip) < header.IPv6MinimumSize || ip.NextHeader() != uint8(udp.ProtocolNumber) {
-			return false
-		}
-		service, source, datagram = ip.DestinationAddress(), ip.SourceAddress(), ip[header.IPv6MinimumSize:]
-	default:
-		return false
-	}
-	h := header.UDP(datagram)
-	if len(h) < header.UDPMinimumSize {
-		return false
-	}
-	at := netip.AddrPortFrom(fromAddress(service), h.DestinationPort())
-	sender := netip.AddrPortFrom(fromAddress(source), h.SourcePort())
-	f := u.find(at, sender)
-	if f == nil || sender.Addr() != client || !soundICMP(p, from, client) {
-		return false
-	}
-	var payload []byte
-	if len(h) >= int(h.Length()) && int(h.Length()) >= header.UDPMinimumSize {
-		payload = h[header.UDPMinimumSize:h.Length()]
-	}
-	f.refuse(at, payload)
+	f.refuse(r.at, r.payload)
 	return true
 }

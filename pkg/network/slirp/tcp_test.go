@@ -264,6 +264,24 @@ func TestRunFailsWhenTheDeviceEnds(t *testing.T) {
 	}
 }
 
+func TestANetworkThatCannotReadIsNotReady(t *testing.T) {
+	n, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.CreateTemp(t.TempDir(), "") // which no epoll takes
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := newDevice(file, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.run(t.Context(), dev, func() { t.Error("it says that it is ready") }); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("run: %v, want %v", err, syscall.EPERM)
+	}
+}
+
 // What sets up connections is kept for the next, but not all of a rush of them.
 func TestTCPOnlyAFewGoroutinesAreKept(t *testing.T) {
 	r := newRig(t, rigOptions{Options: all})

@@ -175,6 +175,20 @@ func (u *udpRelay) reply(s *session, from netip.AddrPort, payload []byte, ttl ui
 	}
 }
 
+// refuse ends the flow of a datagram that nobody in the namespace takes any more. Where
+// the flow was the last of its socket, the host's kernel refuses what comes next: so
+// one who goes on to send learns of it, and does not keep the flow.
+func (u *udpRelay) refuse(r *refusal) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	f := u.flows[flowKey{r.at, r.sender}]
+	if f == nil {
+		return false
+	}
+	u.end(f)
+	return true
+}
+
 // accepts says whether a session takes what comes from an address that it has no
 // flow with. Where nothing may be sent to, nothing comes from either, and what a lead
 // leads to answers only those who have taken it. The caller holds the table's lock.
