@@ -325,9 +325,11 @@ func TestRefusalsReachTheClient(t *testing.T) {
 		}
 	}
 	g.serve(t, "tcp", "127.0.0.1:80")
-	g.witness(t, "tcp,::1,81")
-	expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8081))
-	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr6, 8081))
+	g.witness(t, "tcp,::1,81", "udp,::1,81")
+	for _, network := range []string{"tcp", "udp"} { // of a datagram there is only one
+		expectLoopback(t, network, s.outside, at(s.outside.HostAddr4, 8081))
+		expectOwn(t, network, s.outside, at(s.outside.HostAddr6, 8081))
+	}
 	if err := tryTCP(t, s.outside, at(s.outside.HostAddr4, 8080), 1000); err != nil {
 		t.Errorf("the service that came later: %v", err)
 	}

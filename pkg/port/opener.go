@@ -32,10 +32,10 @@ type Opener interface {
 	Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (cut func(), err error)
 
 	// OpenDatagrams opens a UDP flow from client to service. receive is called with
-	// each datagram that the service sends, and refused when a datagram has found
-	// no service. They must not wait, nor keep the payload; they are called by
-	// other goroutines, and may be once more after Close.
-	OpenDatagrams(client, service netip.AddrPort, receive func(payload []byte), refused func()) (Datagrams, error)
+	// each datagram that the service sends, and refused with one that has found no
+	// service, or nil where it is not known in whole. They must not wait, nor keep the
+	// payload; they are called by other goroutines, and may be once more after Close.
+	OpenDatagrams(client, service netip.AddrPort, receive, refused func(payload []byte)) (Datagrams, error)
 }
 
 // Datagrams is a UDP flow to a service in the name of a client.

@@ -103,7 +103,7 @@ func TestAServiceThatIsNowhereOnTheLinkDoesNotAnswer(t *testing.T) {
 func TestWhatTheChildSendsIsNoAnswerOfANestedGuest(t *testing.T) {
 	r := newInboundRig(t, true)
 	client, service := netip.AddrPortFrom(worldIPv4, 5555), netip.AddrPortFrom(nestedIPv4, 80)
-	flow, err := r.net.OpenDatagrams(client, service, func([]byte) {}, func() {})
+	flow, err := r.net.OpenDatagrams(client, service, func([]byte) {}, func([]byte) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestLoopbackSourcesAreThoseOfFlows(t *testing.T) {
 	if got := verdictOn(datagram); got != drop {
 		t.Errorf("without a flow, a datagram from 127.0.0.1 gets %v", got)
 	}
-	flow, err := r.net.OpenDatagrams(client, service, func([]byte) {}, func() {})
+	flow, err := r.net.OpenDatagrams(client, service, func([]byte) {}, func([]byte) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			client, service := netip.AddrPortFrom(c.client, 5555), netip.AddrPortFrom(c.service, 80)
 			answers := make(chan string, 4)
 			flow, err := r.net.OpenDatagrams(client, service,
-				func(payload []byte) { answers <- string(payload) }, func() { answers <- "refused" })
+				func(payload []byte) { answers <- string(payload) }, func(payload []byte) { answers <- "refused " + string(payload) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -376,8 +376,8 @@ func TestDatagramsInAClientsName(t *testing.T) {
 			expectFrame(inside, "x")
 			r.send(unreachableFrame(client, service), vnetHeader{}) // sent before that
 			expectFrame(inside, "x")
-			expect("refused", unreachableFrame(client, inside))
-			expect("refused", unreachableFrame(client, service))
+			expect("refused x", unreachableFrame(client, inside))
+			expect("refused x", unreachableFrame(client, service))
 			testenv.Until(t, "all to be counted", func() bool { return r.e.counters().FramesAccepted >= 8 })
 			if n := r.e.counters().FramesRefused; n != 1 {
 				t.Errorf("%d frames are refused, and one was broken", n)
@@ -409,7 +409,7 @@ func FuzzRefusal(f *testing.F) {
 			client, service = netip.AddrPortFrom(worldIPv6, 5555), port80("::1")
 		}
 		key := inboundKey{service, client}
-		u.flows[key] = &inboundFlow{key: key, alias: key, refused: func() { refused++ }}
+		u.flows[key] = &inboundFlow{key: key, alias: key, refused: func([]byte) { refused++ }}
 		u.open.Store(1)
 		if len(message) >= header.ICMPv4MinimumSize {
 			putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: icmpProtocol(client.Addr())}, message, nil)

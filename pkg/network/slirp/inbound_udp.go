@@ -58,7 +58,7 @@ type inboundFlow struct {
 	alias   inboundKey   // by the interface's address; key, unless that is to the loopback
 	route   *stack.Route // nil for lo
 	receive func(payload []byte)
-	refused func()
+	refused func(payload []byte)
 
 	moved  atomic.Bool // it goes to the alias
 	mu     sync.Mutex  // guards turned
@@ -72,7 +72,7 @@ const turnSpan = time.Second
 const loopbackMTU = 65536
 
 // OpenDatagrams implements port.Opener.
-func (n *Network) OpenDatagrams(client, service netip.AddrPort, receive func(payload []byte), refused func()) (port.Datagrams, error) {
+func (n *Network) OpenDatagrams(client, service netip.AddrPort, receive, refused func(payload []byte)) (port.Datagrams, error) {
 	in := n.inbound.Load()
 	if in == nil {
 		return nil, fmt.Errorf("open a flow to %v as %v: %w", service, client, errStopped)
@@ -207,7 +207,7 @@ func (f *inboundFlow) refuse(at netip.AddrPort, payload []byte) {
 	default:
 		f.moved.Store(false)
 		f.mu.Unlock()
-		f.refused()
+		f.refused(payload)
 		return
 	}
 	f.mu.Unlock()

@@ -68,19 +68,19 @@ type tellerFlow struct {
 	*teller
 	client  netip.AddrPort
 	receive func([]byte)
-	refused func()
+	refused func([]byte)
 }
 
-func (o *teller) OpenDatagrams(client, _ netip.AddrPort, receive func([]byte), refused func()) (port.Datagrams, error) {
+func (o *teller) OpenDatagrams(client, _ netip.AddrPort, receive, refused func([]byte)) (port.Datagrams, error) {
 	if _, err := o.outcome(); err != nil {
 		return nil, err
 	}
 	return &tellerFlow{o, client, receive, refused}, nil
 }
 
-func (f *tellerFlow) Send([]byte) {
+func (f *tellerFlow) Send(payload []byte) {
 	if refuse, _ := f.outcome(); refuse {
-		f.refused()
+		f.refused(payload)
 		return
 	}
 	f.receive([]byte(f.client.String()))

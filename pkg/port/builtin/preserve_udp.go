@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gatekit/gatekit/internal/linux"
 )
@@ -20,8 +21,9 @@ func (x *exchange) openKept(f *flow) bool {
 	}
 	kept, err := o.OpenDatagrams(netip.AddrPortFrom(peer.Addr, peer.Port), f.targets[0], func(payload []byte) {
 		x.fromKept(f, payload)
-	}, func() {
-		x.loop.post(func() { x.refused(f) })
+	}, func(payload []byte) {
+		payload = slices.Clone(payload)
+		x.loop.post(func() { x.refused(f, payload) })
 	})
 	if err != nil {
 		return false // such a flow is there, by another forward
@@ -52,11 +54,12 @@ func (x *exchange) fromKept(f *flow, payload []byte) {
 	}
 }
 
-// refused turns to the next address where there may be a service.
-func (x *exchange) refused(f *flow) {
+// refused turns to the next address where there may be a service, with the datagram
+// that has found none; nil is one that is not known.
+func (x *exchange) refused(f *flow, payload []byte) {
 	f.hear()
-	if !f.closed && f.kept != nil {
-		x.turn(f)
+	if !f.closed && f.kept != nil && x.turn(f) && payload != nil {
+		x.sendOne(f, payload)
 	}
 }
 

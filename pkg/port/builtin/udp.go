@@ -224,9 +224,7 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 	pending := f.pending
 	f.pending = nil
 	for _, data := range pending {
-		if _, err := unix.SendmsgN(fd, data, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
-			x.driver.count.dropped.Add(1)
-		}
+		x.sendOne(f, data)
 	}
 }
 
@@ -260,7 +258,9 @@ func (x *exchange) toService(f *flow, first, last int) {
 			return
 		}
 		if f.fd < 0 {
-			x.keep(f, first, last)
+			for i := first; i < last; i++ {
+				x.sendOne(f, slices.Clone(x.batch.Data(i)))
+			}
 			return
 		}
 		n, err := x.batch.Send(f.fd, first, last)
@@ -281,14 +281,20 @@ func (x *exchange) toService(f *flow, first, last int) {
 	}
 }
 
-// keep copies datagrams that have to wait.
-func (x *exchange) keep(f *flow, first, last int) {
-	for i := first; i < last; i++ {
-		if len(f.pending) == maxPending {
-			x.driver.count.dropped.Add(int64(last - i))
-			return
+// sendOne sends a datagram that is not in the batch, and is f's from here on, to f's
+// service, or keeps it where it has to wait.
+func (x *exchange) sendOne(f *flow, payload []byte) {
+	switch {
+	case f.kept != nil:
+		f.kept.Send(payload)
+	case f.fd >= 0:
+		if _, err := unix.SendmsgN(f.fd, payload, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+			x.driver.count.dropped.Add(1)
 		}
-		f.pending = append(f.pending, slices.Clone(x.batch.Data(i)))
+	case len(f.pending) < maxPending:
+		f.pending = append(f.pending, payload)
+	default:
+		x.driver.count.dropped.Add(1)
 	}
 }
 
