@@ -199,7 +199,7 @@ func TestAPrivilegedPortIsExplained(t *testing.T) {
 		if err == nil {
 			t.Fatalf("%s is in place", spec)
 		}
-		if missing := lacks(err.Error(), "permission denied", "net.ipv4.ip_unprivileged_port_start"); missing != nil {
+		if missing := lacks(err.Error(), "permission denied", "net.ipv4.ip_unprivileged_port_start=", "cap_net_bind_service=ep /"); missing != nil {
 			t.Errorf("%s: %v\nlacks %q", spec, err, missing)
 		}
 	}

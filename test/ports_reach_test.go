@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -217,10 +218,6 @@ func TestAForwardReachesServicesWhereverTheyListen(t *testing.T) {
 		for _, network := range []string{"tcp", "udp"} {
 			child := fmt.Sprintf(c.spec, 7000+i)
 			t.Run(network+" to "+child+", service on "+c.service, func(t *testing.T) {
-				if network == "udp" && c.spec == "%d" && (c.service == "::1" || c.service == "127.0.0.1") {
-					// A datagram is sent to one address: that of the client's family.
-					c.clients = []string{c.service}
-				}
 				g.serve(t, network, net.JoinHostPort(c.service, fmt.Sprint(7000+i)))
 				g.add(t, fmt.Sprintf("%d:%s/%s", 8000+i, child, network))
 				for _, client := range c.clients {
@@ -231,4 +228,44 @@ func TestAForwardReachesServicesWhereverTheyListen(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Each side of a spec names an interface of its own: the host's, where it listens,
+// and the namespace's, where the service is.
+func TestLinkLocalAddressesNameAnInterfaceOfTheirSide(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	_, inside, _ := strings.Cut(g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0", "scope", "link"), "inet6 ")
+	inside, _, _ = strings.Cut(inside, "/")
+	host := "fe80::1"
+	s.hasAddress(t, host+"/64", s.outside.Interface)
+	for i, network := range []string{"tcp", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			g.serve(t, network, fmt.Sprintf("[%s%%tap0]:%d", inside, 7000+i))
+			g.add(t, fmt.Sprintf("[%s%%%s]:%d:[%s%%tap0]:%d/%s", host, s.outside.Interface, 8000+i, inside, 7000+i, network),
+				fmt.Sprintf("127.0.0.1:%d:[%s%%tap0]:%d/%s", 8000+i, inside, 7000+i, network))
+			if err := reach(t, network, s.outside, fmt.Sprintf("[%s%%%s]:%d", host, outsideInterface(t, s), 8000+i)); err != nil {
+				t.Errorf("at the host's interface: %v", err)
+			}
+			if err := reach(t, network, s.Host, fmt.Sprintf("127.0.0.1:%d", 8000+i)); err != nil {
+				t.Errorf("at the loopback: %v", err)
+			}
+		})
+	}
+}
+
+// outsideInterface is the name of the outside's only interface but lo.
+func outsideInterface(t *testing.T, s site) string {
+	t.Helper()
+	var name string
+	s.outside.Do(t, func() error {
+		list, err := net.Interfaces()
+		for _, i := range list {
+			if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
+				name = i.Name
+			}
+		}
+		return err
+	})
+	return name
 }
