@@ -1,11 +1,17 @@
 package parent_test
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/parent"
 )
 
@@ -59,3 +65,53 @@ func TestGatesInOneProcessRunAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// ours is a network driver of a program's own: its child half, in TestMain, opens the
+// namespace that it is in.
+type ours struct{ inode uint64 }
+
+func (*ours) Plan() network.Plan { return network.Plan{Driver: "ours", Namespace: true} }
+func (*ours) Info() network.Info { return network.Info{Driver: "ours"} }
+
+func (d *ours) Run(ctx context.Context, files []*os.File, ready func()) error {
+	var st unix.Stat_t
+	err := unix.Fstat(int(files[0].Fd()), &st)
+	files[0].Close()
+	if err != nil {
+		return err
+	}
+	d.inode = st.Ino
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+func TestAProgramBringsItsOwnNetworkDriver(t *testing.T) {
+	out, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	driver := &ours{}
+	o := parent.Options{
+		Command:  []string{"stat", "-L", "-c", "%i", "/proc/self/ns/net"},
+		SingleID: true, Network: driver, Stdout: out,
+	}
+	if exit, err := parent.Run(t.Context(), o); err != nil || exit != (parent.Exit{}) {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	said, err := os.ReadFile(out.Name())
+	if inside := strings.TrimSpace(string(said)); err != nil || inside != fmt.Sprint(driver.inode) {
+		t.Errorf("the command is in namespace %s (%v), and the child half was in %d", inside, err, driver.inode)
+	}
+	driver = &ours{}
+	o.Network = named{driver}
+	if _, err := parent.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), `"theirs" has no child half`) {
+		t.Errorf("a driver that the child does not know: %v", err)
+	}
+}
+
+// named is ours under a name that the child does not know.
+type named struct{ *ours }
+
+func (named) Plan() network.Plan { return network.Plan{Driver: "theirs", Namespace: true} }
