@@ -37,6 +37,9 @@ func TestACardThatCannotBeLentIsRefusedAndNothingChanges(t *testing.T) {
 		"a gateway of another family": {[]string{"--gateway=2001:db8:9::1"}, []string{"--gateway=2001:db8:9::1", "198.51.100.16/28"}, 1},
 		"a gateway elsewhere":         {[]string{"--gateway=192.0.2.1"}, []string{"--gateway=192.0.2.1", "198.51.100.16/28"}, 1},
 		"a gateway beside --address":  {[]string{"--address=192.0.2.5/24", "--gateway=198.51.100.18"}, []string{"--gateway=198.51.100.18", "192.0.2.0/24"}, 1},
+		"a gateway that is the card":  {[]string{"--gateway=198.51.100.17"}, []string{"--gateway=198.51.100.17", "own address"}, 1},
+		"no address at all":           {[]string{"--address=0.0.0.0/0"}, []string{"--address=0.0.0.0/0", "no card"}, 1},
+		"an address of the loopback":  {[]string{"--address=198.51.100.29/28", "--address=::1/128"}, []string{"--address=::1/128", "no card"}, 1},
 		"two gateways of a family":    {[]string{"--gateway=198.51.100.18", "--gateway=198.51.100.19"}, []string{"198.51.100.19", "one"}, 1},
 		"a gateway that is none":      {[]string{"--gateway=here"}, []string{"--gateway=here"}, 2},
 		"an unknown user":             {[]string{"--user=mallory"}, []string{`no user called "mallory"`}, 1},
@@ -68,12 +71,18 @@ func TestACardThatCannotBeLentIsRefusedAndNothingChanges(t *testing.T) {
 			}
 		})
 	}
-	t.Run("by a user", func(t *testing.T) {
-		r := s.Run(t, s.Command("gatectl", "netns", "create", "--interface=eth1", "--user=ada", "--ns-dir="+cardDir))
-		if missing := lacks(r.Stderr, "as root"); r.Code != 1 || len(missing) > 0 {
-			t.Errorf("%v\nlacks %q", r, missing)
-		}
-	})
+	for command, args := range map[string][]string{
+		"create":  {"--interface=eth1", "--user=ada", "--ns-dir=" + cardDir},
+		"destroy": {"--ns-dir=" + cardDir},
+		"list":    nil,
+	} {
+		t.Run(command+" by a user", func(t *testing.T) {
+			r := s.Run(t, s.Command("gatectl", append([]string{"netns", command}, args...)...))
+			if missing := lacks(r.Stderr, "netns "+command, "as root"); r.Code != 1 || len(missing) > 0 {
+				t.Errorf("%v\nlacks %q", r, missing)
+			}
+		})
+	}
 }
 
 func TestACardThatCarriesTheSSHConnectionIsLentByForceAlone(t *testing.T) {

@@ -457,6 +457,10 @@ func TestLentCardsAreListed(t *testing.T) {
 	if got := succeeds(t, s.netns(t, "list", "--json")).Stdout; len(lacks(got, `"dir":"/srv/other"`, `"mode":"macvlan"`, `"addresses":["198.51.100.29/28"]`, `"ready":true`, `"processes":[]`)) > 0 {
 		t.Errorf("in another directory: %s", got)
 	}
+	s.root(t, "umount /srv/other/netns")
+	if got := succeeds(t, s.netns(t, "list")).Stdout; strings.Contains(got, "ready") {
+		t.Errorf("without the network namespace of one: %s", got)
+	}
 	// One that cannot be read is named, and the others are listed.
 	s.root(t, "mkdir /run/gatekit/broken; echo '{' > /run/gatekit/broken/state.json")
 	r = s.netns(t, "list")

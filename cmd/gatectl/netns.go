@@ -33,7 +33,7 @@ func asRoot(c *cli.Context) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return fmt.Errorf("netns %s changes the host's network: run it as root", c.Command.Name)
+	return fmt.Errorf("netns %s is for root: run it as root", c.Command.Name)
 }
 
 // debugFlag is the flag of commands that tell of their steps.

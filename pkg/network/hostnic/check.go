@@ -34,6 +34,9 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 	if s.Card, err = readCard(link); err != nil {
 		return nil, nil, err
 	}
+	if err := checkAddresses(o.Addresses); err != nil {
+		return nil, nil, err
+	}
 	s.Addresses, s.DHCP = o.Addresses, o.DHCP
 	switch {
 	case o.DHCP && len(o.Addresses)+len(o.Gateways) > 0:
@@ -57,6 +60,17 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 		}
 	}
 	return link, s, findNameservers(o, s)
+}
+
+// checkAddresses refuses addresses that are no interface's own; the kernel takes some
+// of them.
+func checkAddresses(list []netip.Prefix) error {
+	for _, p := range list {
+		if a := p.Addr(); a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() {
+			return fmt.Errorf("hostnic.CreateOptions.Addresses=%v: no card has this address", p)
+		}
+	}
+	return nil
 }
 
 // checkDir refuses a directory that is there, and one that cannot be made.
@@ -114,6 +128,9 @@ func gateways(o *CreateOptions, s *state) ([]netip.Addr, error) {
 			return nil, fmt.Errorf("hostnic.CreateOptions.Gateways=%v: there is one already, and each family has one", gw)
 		}
 		given[f] = true
+		if slices.ContainsFunc(s.Addresses, func(p netip.Prefix) bool { return p.Addr() == gw }) {
+			return nil, fmt.Errorf("hostnic.CreateOptions.Gateways=%v: that is the card's own address", gw)
+		}
 		if !gw.IsLinkLocalUnicast() && !contains(s.Addresses, gw) {
 			return nil, fmt.Errorf("hostnic.CreateOptions.Gateways=%v: the card is in none of its networks, but in %s", gw, prefixes(s.Addresses))
 		}

@@ -83,8 +83,8 @@ func examineLent(dir string) (Lent, error) {
 	}
 	d := destruction{o: &DestroyOptions{Dir: dir}}
 	users, err := d.userNamespace()
+	l.Ready = l.Ready && users != nil && isNamespace(d.path(netnsFile))
 	if users == nil || err != nil {
-		l.Ready = false
 		return l, err
 	}
 	defer users.Close()
