@@ -133,6 +133,10 @@ var wanted = dhcpv4.WithRequestedOptions(
 	dhcpv4.OptionDomainName, dhcpv4.OptionDNSDomainSearchList,
 	dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue)
 
+// shortest is how long a lease lasts at least, and for how long it is not renewed,
+// whatever the server says: nobody is asked without a pause.
+const shortest = time.Second
+
 // readLease reads what was granted. The defaults are those of RFC 2131, 4.4.5.
 func readLease(ack *dhcpv4.DHCPv4) (*lease, error) {
 	l := &lease{ACK: ack}
@@ -154,10 +158,10 @@ func readLease(ack *dhcpv4.DHCPv4) (*lease, error) {
 		l.Search = []string{name}
 	}
 	now := time.Now()
-	over := ack.IPAddressLeaseTime(time.Hour)
+	over := max(shortest, ack.IPAddressLeaseTime(time.Hour)) // 136 years is forever, and half of what a Duration holds
 	l.overAt = now.Add(over)
-	l.renewAt = now.Add(min(over, ack.IPAddressRenewalTime(over/2)))
-	l.rebindAt = now.Add(min(over, ack.IPAddressRebindingTime(over*7/8)))
+	l.renewAt = now.Add(min(over, max(shortest, ack.IPAddressRenewalTime(over/2))))
+	l.rebindAt = now.Add(min(over, max(shortest, ack.IPAddressRebindingTime(over-over/8))))
 	return l, nil
 }
 
@@ -178,7 +182,7 @@ func (l *lease) apply(link netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	left := int(time.Until(l.overAt) / time.Second)
+	left := max(1, int(time.Until(l.overAt)/time.Second)) // 0 is forever
 	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(l.Address), ValidLft: left, PreferedLft: left}); err != nil {
 		return fmt.Errorf("add address %v to %s: %w", l.Address, link.Attrs().Name, err)
 	}

@@ -2,7 +2,9 @@ package hostnic
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -188,6 +190,44 @@ func TestALeaseIsRenewedReboundGivenUpAndTakenBack(t *testing.T) {
 	case what := <-server.wrong:
 		t.Errorf("out of turn: %s, after %s", what, strings.Join(server.asked, ", "))
 	default:
+	}
+}
+
+func TestTimesOfALease(t *testing.T) {
+	const h = time.Hour
+	seconds := func(code dhcpv4.OptionCode, n uint32) dhcpv4.Modifier {
+		return dhcpv4.WithGeneric(code, binary.BigEndian.AppendUint32(nil, n))
+	}
+	for name, c := range map[string]struct {
+		options             []dhcpv4.Modifier
+		renew, rebind, over time.Duration
+	}{
+		"none named":     {nil, h / 2, h * 7 / 8, h},
+		"the lease's":    {[]dhcpv4.Modifier{dhcpv4.WithLeaseTime(80)}, 40 * time.Second, 70 * time.Second, 80 * time.Second},
+		"all":            {[]dhcpv4.Modifier{dhcpv4.WithLeaseTime(80), seconds(dhcpv4.OptionRenewTimeValue, 10), seconds(dhcpv4.OptionRebindingTimeValue, 20)}, 10 * time.Second, 20 * time.Second, 80 * time.Second},
+		"after its end":  {[]dhcpv4.Modifier{dhcpv4.WithLeaseTime(80), seconds(dhcpv4.OptionRenewTimeValue, 100), seconds(dhcpv4.OptionRebindingTimeValue, 200)}, 80 * time.Second, 80 * time.Second, 80 * time.Second},
+		"no time at all": {[]dhcpv4.Modifier{dhcpv4.WithLeaseTime(0), seconds(dhcpv4.OptionRenewTimeValue, 0), seconds(dhcpv4.OptionRebindingTimeValue, 0)}, time.Second, time.Second, time.Second},
+		"forever":        {[]dhcpv4.Modifier{dhcpv4.WithLeaseTime(math.MaxUint32)}, math.MaxUint32 * time.Second / 2, math.MaxUint32 * time.Second / 8 * 7, math.MaxUint32 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ack, err := dhcpv4.New(append(c.options, dhcpv4.WithYourIP(net.IPv4(198, 51, 100, 5)))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			then := time.Now()
+			l, err := readLease(ack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, at := range map[string]struct {
+				got  time.Time
+				want time.Duration
+			}{"renewal": {l.renewAt, c.renew}, "rebinding": {l.rebindAt, c.rebind}, "end": {l.overAt, c.over}} {
+				if off := at.got.Sub(then) - at.want; off < 0 || off > 5*time.Second {
+					t.Errorf("%s after %v, want %v", what, at.got.Sub(then), at.want)
+				}
+			}
+		})
 	}
 }
 
