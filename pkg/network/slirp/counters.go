@@ -30,7 +30,8 @@ type Counters struct {
 	// were being set up, or no descriptor was left; the namespace sends them again.
 	DialsTurnedAway uint64
 
-	// QueriesDropped were for the DNS server and no queries, or too many at a time.
+	// QueriesDropped were for the DNS server and no queries, or too many at a time, or
+	// there was no descriptor for them.
 	// StreamsTurnedAway are TCP connections to it that were too many.
 	QueriesDropped, StreamsTurnedAway uint64
 
@@ -69,7 +70,7 @@ func (e *engine) counters() Counters {
 		UDP:               e.udp.counters(),
 		Echo:              e.echo.counters(),
 		DialsTurnedAway:   e.tcp.full.count.Load() + e.tcp.starved.count.Load(),
-		QueriesDropped:    e.dns.full.count.Load() + e.dns.malformed.Load(),
+		QueriesDropped:    e.dns.full.count.Load() + e.dns.starved.count.Load() + e.dns.malformed.Load(),
 		StreamsTurnedAway: e.dns.fullStreams.count.Load(),
 		GuestsAnswered:    e.guests.answered.Load(),
 		GuestsIgnored:     e.guests.ignored.Load(),

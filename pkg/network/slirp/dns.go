@@ -49,6 +49,7 @@ type dnsForwarder struct {
 	streams chan struct{} // one for each TCP connection
 
 	full, fullStreams overflow      // on slots and streams
+	starved           overflow      // of descriptors
 	malformed         atomic.Uint64 // datagrams that are no messages
 }
 
@@ -118,13 +119,18 @@ func (d *dnsForwarder) query(w *datagramWriter, q *datagram) {
 // not nil, is the connection that further messages of the answer come by.
 type asker func(ctx context.Context, upstream netip.AddrPort, msg []byte) (answer []byte, more net.Conn, err error)
 
-// exchange returns the answer to a query, nil when the forwarder is closed, and
-// what ask has it come by.
+// exchange returns the answer to a query, and what ask has it come by. It is nil when the
+// forwarder is closed, or has no descriptor: the query comes again, and may find one.
 func (d *dnsForwarder) exchange(msg []byte, ask asker) ([]byte, net.Conn) {
 	answer := d.own.answer(msg)
 	var more net.Conn
 	if answer == nil {
-		answer, more = d.askAll(msg, ask)
+		var err error
+		if answer, more, err = d.askAll(msg, ask); err != nil {
+			d.starved.add()
+			d.starved.tell()
+			return nil, nil
+		}
 	}
 	if d.ctx.Err() != nil {
 		if more != nil {
@@ -140,8 +146,8 @@ func (d *dnsForwarder) exchange(msg []byte, ask asker) ([]byte, net.Conn) {
 }
 
 // askAll asks the upstreams until one has a good answer, and returns that, or the
-// first that is not good, or nil.
-func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn) {
+// first that is not good, or nil. The error is that there is no descriptor to ask with.
+func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn, error) {
 	s := d.source.schedule()
 	ctx, cancel := context.WithTimeout(d.ctx, s.budget)
 	defer cancel()
@@ -156,11 +162,13 @@ func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn) {
 			cancelOne()
 			switch h, _ := parseDNSHeader(answer); {
 			case ctx.Err() != nil && err != nil:
-				return second, nil
+				return second, nil, nil
+			case noDescriptors(err):
+				return nil, nil, err
 			case err != nil:
 				continue
 			case h.code != dnsmessage.RCodeServerFailure && h.code != dnsmessage.RCodeRefused:
-				return answer, more
+				return answer, more, nil
 			}
 			if more != nil {
 				more.Close()
@@ -173,7 +181,7 @@ func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn) {
 			break
 		}
 	}
-	return second, nil
+	return second, nil, nil
 }
 
 // dial connects a socket of the host to an upstream. What is done with it ends

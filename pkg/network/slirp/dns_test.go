@@ -1,16 +1,19 @@
 package slirp
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 )
 
@@ -355,6 +358,21 @@ func TestDNSQueriesAreCapped(t *testing.T) {
 		t.Errorf("%d queries dropped, want 1", n)
 	}
 	d.close()
+}
+
+// A query without a descriptor is not answered, and so asked again; a failure would be
+// an answer.
+func TestDNSQueriesWithoutADescriptorAreDropped(t *testing.T) {
+	d := newDNSForwarder([2]subnet{}, newUpstreamSource(Options{Upstreams: []netip.AddrPort{nobody(t), silent(t)}}, "/nowhere"), nil)
+	defer d.close()
+	asked := 0
+	answer, more := d.exchange(query(t, 1, "example.com."), func(context.Context, netip.AddrPort, []byte) ([]byte, net.Conn, error) {
+		asked++
+		return nil, nil, os.NewSyscallError("socket", unix.EMFILE)
+	})
+	if answer != nil || more != nil || asked != 1 || d.starved.count.Load() != 1 {
+		t.Errorf("asked %d times, the answer is %x, %d counted", asked, answer, d.starved.count.Load())
+	}
 }
 
 // BenchmarkDNS is a query and its answer, 64 at a time. None may be lost.

@@ -130,6 +130,7 @@ func (e *engine) watchLimits(log *slog.Logger) {
 	e.echo.starved.say(log, starved, 0)
 	e.dns.full.say(log, "too many DNS queries are under way; some are dropped", maxQueries)
 	e.guests.full.say(log, "no address is left for a guest of the namespace until a lease of others ends; a larger slirp.Options.IPv4 or slirp.Options.IPv6 has more", 0)
+	e.dns.starved.say(log, "no descriptors are left for DNS queries; some are dropped; ulimit -n allows more", 0)
 	e.dns.fullStreams.say(log, "too many TCP connections to the DNS server; some are closed", maxStreams)
 }
 

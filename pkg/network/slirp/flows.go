@@ -169,7 +169,7 @@ func (t *flowTable) open(key flowKey, w way) (*flow, error) {
 		var err error
 		s, err = t.openSession(sk, to.Addr())
 		// Without descriptors, the least recently used flow has to give its own.
-		for len(t.flows) > 0 && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) {
+		for len(t.flows) > 0 && noDescriptors(err) {
 			t.starved.add()
 			t.evict()
 			s, err = t.openSession(sk, to.Addr())
@@ -190,6 +190,11 @@ func (t *flowTable) open(key flowKey, w way) (*flow, error) {
 	f.list.pushBack(f)
 	t.wakeIn(f.list.idle)
 	return f, nil
+}
+
+// noDescriptors says whether the gate, or the host, has none left.
+func noDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
 // wakeIn has expire called in d at the latest.

@@ -256,7 +256,7 @@ func (t *tcpForwarder) giveUp(asked netip.AddrPort) {
 // Silence is passed on as silence, and a namespace that gave up needs no answer. Nor
 // does one whose SYN may find a descriptor when it comes again.
 func (t *tcpForwarder) refuse(d *dial, id stack.TransportEndpointID, err error) bool {
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+	if noDescriptors(err) {
 		t.starved.add()
 		t.starved.tell()
 		return false
