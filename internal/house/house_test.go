@@ -79,6 +79,10 @@ var rules = []struct {
 	{"every option has a comment", everyOptionHasAComment, []string{
 		"pkg/flows/flows.go:29: Mode of Options ",
 	}},
+	{"the surface names nothing internal", theSurfaceNamesNothingInternal, []string{
+		"pkg/flows/flows.go:40: linux.Stream ",
+		"pkg/flows/flows.go:43: linux.Stream ",
+	}},
 	{"every package has one comment", everyPackageHasOneComment, []string{
 		"cmd/gatectl/main.go: the package comment starts with",
 		"pkg/api: 2 files have a package comment",

@@ -336,3 +336,69 @@ func (f *goFile) structs(yield func(string, *ast.StructType) bool) {
 		}
 	}
 }
+
+// What a package offers can be named by who imports it: no type below internal is in
+// the signature of an exported function, an exported field or an exported variable.
+func theSurfaceNamesNothingInternal(r *report, tree *tree) {
+	for _, f := range tree.files {
+		if f.test || !f.under("pkg") {
+			continue
+		}
+		internal := map[string]bool{} // package names
+		for path := range f.imports {
+			if dir, ours := strings.CutPrefix(path, module+"/internal/"); ours {
+				internal[dir[strings.LastIndexByte(dir, '/')+1:]] = true
+			}
+		}
+		for _, surface := range f.surface {
+			ast.Inspect(surface, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok {
+					if x, ok := s.X.(*ast.Ident); ok && internal[x.Name] {
+						r.add("%s: %s.%s is in what the package offers, and nobody outside can name it", tree.place(f, s), x.Name, s.Sel.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// surface are the types that the file's exported declarations show.
+func (f *goFile) surface(yield func(string, ast.Node) bool) {
+	for _, decl := range f.ast.Decls {
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			if d.Name.IsExported() && (d.Recv == nil || !unexportedReceiver(d)) && !yield(d.Name.Name, d.Type) {
+				return
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch s := spec.(type) {
+				case *ast.ValueSpec:
+					if s.Names[0].IsExported() && s.Type != nil && !yield(s.Names[0].Name, s.Type) {
+						return
+					}
+				case *ast.TypeSpec:
+					if s.Name.IsExported() && !yieldFields(s, yield) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// yieldFields yields what a type shows: of a struct its exported fields.
+func yieldFields(s *ast.TypeSpec, yield func(string, ast.Node) bool) bool {
+	typ, ok := s.Type.(*ast.StructType)
+	if !ok {
+		return yield(s.Name.Name, s.Type)
+	}
+	for _, field := range typ.Fields.List {
+		shown := len(field.Names) == 0 || slices.ContainsFunc(field.Names, (*ast.Ident).IsExported)
+		if shown && !yield(s.Name.Name, field.Type) {
+			return false
+		}
+	}
+	return true
+}

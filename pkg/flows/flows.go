@@ -73,13 +73,18 @@ type Flow struct {
 	Counted bool
 }
 
-// Count puts in what the kernel knows of a connection at a socket of which the peer
-// is outside.
-func (f *Flow) Count(s linux.Stream) {
+// Count puts in what the kernel knows of the TCP connection fd, a socket of which the
+// peer is outside. On an error the flow is as it was.
+func (f *Flow) Count(fd int) error {
+	s, err := linux.StreamOf(fd)
+	if err != nil {
+		return err
+	}
 	f.In, f.Out, f.Counted = s.Received, s.Sent, true
 	f.Used = time.Now().Add(-s.Idle)
 	f.State = Open
 	if s.HalfClosed {
 		f.State = HalfClosed
 	}
+	return nil
 }

@@ -3,7 +3,6 @@ package slirp
 import (
 	"net/netip"
 
-	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/flows"
 )
 
@@ -92,23 +91,16 @@ func (r *relay) flow() (flows.Flow, bool) {
 	if !r.outbound {
 		f.Direction, f.Kept = flows.Forward, true
 	}
-	stream, ok := r.loop.streamOf(r)
-	if ok {
-		f.Count(stream)
-	}
+	ok := r.loop.count(&f, r)
 	return f, ok
 }
 
-// streamOf asks the kernel about a relay's socket. A socket is forgotten before it is
+// count asks the kernel about a relay's socket. A socket is forgotten before it is
 // closed, so one that is watched has not given its number away.
-func (l *loop) streamOf(r *relay) (linux.Stream, bool) {
+func (l *loop) count(f *flows.Flow, r *relay) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.watchers[r.fd] != watcher(r) {
-		return linux.Stream{}, false
-	}
-	stream, err := linux.StreamOf(r.fd)
-	return stream, err == nil
+	return l.watchers[r.fd] == watcher(r) && f.Count(r.fd) == nil
 }
 
 // appendFlows appends the flows of the table.

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/flows"
 )
 
@@ -59,10 +58,8 @@ func (c *conn) flow() (f flows.Flow, ok bool) {
 	}
 	var client netip.AddrPort
 	if control(ends[0].file, func(fd int) error {
-		stream, err := linux.StreamOf(fd)
-		f.Count(stream)
 		client, ok = peerOf(fd)
-		return err
+		return f.Count(fd)
 	}) != nil || !ok {
 		return f, false
 	}
