@@ -2,14 +2,17 @@ package slirp
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/testenv"
 )
@@ -138,4 +141,52 @@ func TestTCPARelayEndsWithItsSecondHalf(t *testing.T) {
 		r.silent.Store(false)
 		c.Close()
 	})
+}
+
+// A server that does not want all of a request answers, and closes what it has not
+// read: a reset follows its answer, and does not overtake it.
+func TestTCPTheLastWordsOfAServerArrive(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	full, closed := make(chan struct{}), make(chan struct{})
+	const answer = "413 too large"
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		<-full
+		io.WriteString(c, answer)
+		c.Close()
+		close(closed)
+	})
+	c, err := r.dial(r.gateway(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	one := r.theRelay()
+	written := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = c.Write(make([]byte, 1<<16))
+		}
+		written <- err
+	}()
+	testenv.Until(t, "the host's socket to be full", func() bool {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(one.fd), Events: unix.POLLOUT}}, 0)
+		return err == nil && ready == 0 && one.ep.Readiness(waiter.ReadableEvents) != 0
+	})
+	// The loop sees both at once.
+	for _, l := range r.e.loops {
+		l.mu.Lock()
+	}
+	close(full)
+	<-closed
+	for _, l := range r.e.loops {
+		l.mu.Unlock()
+	}
+	if got, _ := io.ReadAll(c); string(got) != answer { // the error may be the writer's
+		t.Errorf("got %q, want %q", got, answer)
+	}
+	if err := <-written; errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the reset is not told: %v", err)
+	}
 }

@@ -242,6 +242,7 @@ func (r *relay) pumpToHost() {
 			return // until EPOLLOUT
 		}
 		if r.sink.errno != 0 {
+			r.lastWords()
 			r.close(true)
 			return
 		}
@@ -260,6 +261,16 @@ func (r *relay) pumpToHost() {
 			r.NotifyEvent(waiter.ReadableEvents)
 			return
 		}
+	}
+}
+
+// lastWords passes on what the host's side has said before it broke the connection: a
+// server that refuses a large request answers and closes, while the request still comes.
+// There is no more of it.
+func (r *relay) lastWords() {
+	if n := linux.Readable(r.fd); n > 0 && !r.toGuestDone {
+		r.source.left = min(n, fairShare)
+		_, _ = r.ep.Write(&r.source, tcpip.WriteOptions{}) // what has no room is lost
 	}
 }
 
