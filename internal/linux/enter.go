@@ -56,6 +56,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	_ "unsafe" // for go:linkname
 
@@ -320,13 +321,29 @@ func (f *forked) closeHigh() {
 	f.high = nil
 }
 
+// lowered is held while the limit on open files is lowered.
+var lowered sync.Mutex
+
+// firstFileLimit is the limit that RestoreFileLimit puts back, which it does once: Go
+// forgets that limit when it is set, and from then on leaves programs that os/exec
+// starts the one of this process.
+var firstFileLimit = sync.OnceValues(func() (limit syscall.Rlimit, err error) {
+	RestoreFileLimit()
+	err = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return limit, err
+})
+
 // LowerFileLimit is RestoreFileLimit for a while: until the function that it
-// returns is called.
+// returns is called. Others who call it wait for that.
 func LowerFileLimit() (restore func()) {
+	lowered.Lock()
 	var raised syscall.Rlimit
 	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &raised)
-	RestoreFileLimit()
+	if first, ferr := firstFileLimit(); ferr == nil {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &first) // it was so, and is lower
+	}
 	return func() {
+		defer lowered.Unlock()
 		if err == nil {
 			_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) // it was so before
 		}
