@@ -131,6 +131,7 @@ type Driver struct {
 	pool      *pool
 	carriers  carriers
 	hosts     hostAddrs
+	opening   chan struct{} // holds a token for each connection that the Opener opens
 	begun     chan struct{} // closed when Run serves, or has failed to
 
 	// turn holds one token, taken by what changes the set of forwards. It is a
@@ -166,6 +167,7 @@ func New(opts Options) *Driver {
 		opts:      opts,
 		keepAlive: linux.KeepAlive{Idle: opts.KeepAlive, Interval: max(opts.KeepAlive/2, time.Second), Count: 5},
 		log:       &rareLog{logger: opts.Logger},
+		opening:   make(chan struct{}, maxOpening),
 		begun:     make(chan struct{}),
 		turn:      make(chan struct{}, 1),
 		forwards:  map[int]*forward{},

@@ -53,6 +53,13 @@ func start(t testing.TB, opts Options) *Driver {
 		opts.Sockets = &home{}
 	}
 	d := New(opts)
+	run(t, d)
+	return d
+}
+
+// run runs a driver for the length of the test.
+func run(t testing.TB, d *Driver) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() { result <- d.Run(ctx) }()
@@ -67,7 +74,6 @@ func start(t testing.TB, opts Options) *Driver {
 			t.Error("Run does not return")
 		}
 	})
-	return d
 }
 
 // add adds forwards that are written as text.

@@ -24,10 +24,14 @@ import (
 // the client's network). The last is found out by waiting, so it is remembered for
 // each client for a while. A refusal is tried once more on the fast path, which
 // knows of more addresses, and carries it to the client.
+//
+// The attempts at one time are limited: thousands at once keep the Opener's own loop
+// off the processors, so that the interface's queue overflows with the answers.
 
 // Limits of the attempts.
 const (
 	openTimeout  = 3 * time.Second // one repeated SYN, and patience
+	maxOpening   = 512             // at one time
 	detourSpan   = time.Minute
 	maxDetours   = 256
 	hostAddrsAge = time.Second
@@ -42,13 +46,32 @@ func (c *conn) keep(fd int) bool {
 		return false
 	}
 	client, ok := peerOf(fd)
-	if !ok || d.hosts.has(client.Addr()) || c.forward.detours.has(client.Addr()) {
+	target := c.forward.status.Spec.Target(c.family)
+	if !ok || d.hosts.has(client.Addr()) || !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, openTimeout)
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	if !c.pass(&passage{client: client, service: target, cut: cancel}) {
+		return false
+	}
+	select {
+	case d.opening <- struct{}{}:
+		defer func() { <-d.opening }()
+	case <-ctx.Done():
+		return false
+	}
+	// Who was before may have found out in the meantime.
+	return !c.forward.detours.has(client.Addr()) && c.open(ctx, cancel, client, fd)
+}
+
+// open is keep's attempt, which ctx and giveUp end.
+func (c *conn) open(ctx context.Context, giveUp func(), client netip.AddrPort, fd int) bool {
+	d := c.driver
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, target := range c.forward.status.Spec.Targets(c.family) {
-		if !c.pass(&passage{client: client, service: target, cut: cancel}) {
+		if !c.pass(&passage{client: client, service: target, cut: giveUp}) {
 			return false
 		}
 		if !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {

@@ -292,6 +292,65 @@ func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
 	}}.Run(t)
 }
 
+// hesitant is a teller that connects when it is told to.
+type hesitant struct {
+	teller
+	asked chan netip.AddrPort
+	yes   chan struct{}
+}
+
+func (o *hesitant) Connect(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (func(), error) {
+	o.asked <- client
+	select {
+	case <-o.yes:
+		return o.teller.Connect(ctx, client, service, fd, over)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func TestAttemptsInAClientsNameTakeTurns(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		o, outside := &hesitant{asked: make(chan netip.AddrPort, 8), yes: make(chan struct{})}, newClientHost(t)
+		t.Cleanup(o.running.Wait)
+		d := New(Options{Sockets: &home{}, Opener: o})
+		d.opening = make(chan struct{}, 2)
+		run(t, d)
+		service, _ := serveTCP(t, "127.0.0.1:0", echo)
+		address := forwardTo(t, d, "tcp", hostIPv4, service)
+		var conns []*net.TCPConn
+		outside.do(func() {
+			for range 4 {
+				conns = append(conns, dialTCP(t, address))
+			}
+		})
+		testenv.Until(t, "all to be accepted", func() bool { return d.Counters().Conns == 4 })
+		<-o.asked
+		<-o.asked
+		select {
+		case client := <-o.asked:
+			t.Errorf("%v has its turn before another is over", client)
+		default:
+		}
+		o.yes <- struct{}{}
+		<-o.asked
+		// Those who wait go with their forward, and those who are asked for.
+		if err := d.Remove(t.Context(), []int{1}, 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range conns {
+			_ = c.SetDeadline(time.Now().Add(testenv.Patience))
+			if _, err := io.Copy(io.Discard, c); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("a client sees %v", err)
+			}
+		}
+		testenv.Until(t, "all to be over", func() bool { return d.Counters().Conns == 0 })
+	}}.Run(t)
+}
+
 func TestDetoursAreForgotten(t *testing.T) {
 	var d detours
 	client := netip.MustParseAddr(clientIPv4)
