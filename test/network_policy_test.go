@@ -96,7 +96,10 @@ func TestThePolicyChangesLive(t *testing.T) {
 	port := int(serveTCP(t, s.outside, "[::]:0", echoTCP).Port())
 	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
-		held := s.Start(t, g.in("socat", "-", "TCP:"+at(outside, port)+",forever"))
+		held := s.Start(t, g.in("socat", "-u", "TCP:"+at(outside, port), "-"))
+		testenv.Until(t, "the connection", func() bool {
+			return strings.Contains(g.ctlOutput(t, "connections", "--json"), outside.String())
+		})
 		if r := g.ctl(t, "policy", "set", "--default=allow"); r.Code != 0 {
 			t.Fatal(r)
 		}
@@ -175,7 +178,7 @@ func TestAGateWithoutAPolicySaysSo(t *testing.T) {
 		}
 	}
 	g := startGate(t, s.Host, "--net=none", "sleep", "60")
-	if r := g.ctl(t, "policy", "show"); r.Code != 1 || len(lacks(r.Stderr, "--net=slirp")) > 0 {
+	if r := g.ctl(t, "policy", "show"); r.Code != 1 || len(lacks(r.Stderr, "start it with slirp")) > 0 {
 		t.Errorf("gatectl policy show: %v", r)
 	}
 	g.stop(t)

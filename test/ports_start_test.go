@@ -88,7 +88,7 @@ func TestWithoutAPortDriverNothingIsForwarded(t *testing.T) {
 				t.Errorf("the list is %v, %v", list, err)
 			}
 			_, err = g.tryAdd(t, "127.0.0.1:8080:80/tcp")
-			if !errors.Is(err, api.ErrBadRequest) || len(lacks(err.Error(), "--port-driver=builtin")) > 0 {
+			if !errors.Is(err, api.ErrBadRequest) || len(lacks(err.Error(), "start it with the builtin one")) > 0 {
 				t.Errorf("%v, want a bad request and the remedy", err)
 			}
 			if err := c.RemovePort(t.Context(), 1); err == nil {

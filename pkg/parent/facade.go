@@ -19,7 +19,7 @@ type facade struct{ g *gate }
 // forwards none.
 var errNoPortDriver = &api.Error{
 	Code:    api.CodeBadRequest,
-	Message: "this gate has no port driver: start it with parent.Options.Ports=builtin and a network of its own",
+	Message: "this gate has no port driver: start it with the builtin one, and with a network of its own",
 }
 
 func (f facade) Info() api.Info {
@@ -109,7 +109,7 @@ type policed interface {
 // none.
 var errNoPolicy = &api.Error{
 	Code:    api.CodeBadRequest,
-	Message: "the network of this gate takes no egress policy: start it with parent.Options.Network=slirp",
+	Message: "the network of this gate takes no egress policy: start it with slirp",
 }
 
 func (f facade) Policy() (api.Policy, error) {
