@@ -375,3 +375,36 @@ func TestDetoursAreForgotten(t *testing.T) {
 		t.Errorf("%d are noted", len(d.until))
 	}
 }
+
+// A client whose machine is gone says nothing: the probes find out, and the service is
+// told.
+func TestTheKeepaliveEndsConnectionsOfVanishedClients(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		outside := newClientHost(t)
+		ended := make(chan error, 1)
+		service, _ := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+			_, err := io.Copy(c, c)
+			ended <- err
+		})
+		d := start(t, Options{KeepAlive: time.Second})
+		address := forwardTo(t, d, "tcp", hostIPv4, service)
+		outside.do(func() {
+			c := dialTCP(t, address)
+			roundTrip(t, c, "hello")
+			if link, err := netlink.LinkByName("veth1"); err != nil || netlink.LinkSetDown(link) != nil {
+				t.Error("the client's interface does not go down")
+			}
+		})
+		select {
+		case err := <-ended:
+			if !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("the service sees %v, want a reset", err)
+			}
+		case <-time.After(testenv.Patience):
+			t.Error("the service waits for a client that is gone")
+		}
+	}}.Run(t)
+}

@@ -438,3 +438,71 @@ func TestMemoryCarriesWhereThereIsNoPipe(t *testing.T) {
 		t.Fatalf("got %q, %v", got[:n], err)
 	}
 }
+
+// A client that does not read has the service wait, as without us, and ends it when it
+// goes.
+func TestTCPWaitsForAClientThatDoesNotRead(t *testing.T) {
+	d := start(t, Options{})
+	stuck, ended := make(chan struct{}), make(chan error, 1)
+	service, _ := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		// What the buffers take is less than this.
+		buf := make([]byte, 1<<20)
+		for range 1000 {
+			_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			if _, err := c.Write(buf); errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+		}
+		close(stuck)
+		_ = c.SetWriteDeadline(time.Now().Add(testenv.Patience))
+		for {
+			if _, err := c.Write(buf); err != nil {
+				ended <- err
+				return
+			}
+		}
+	})
+	c := dialTCP(t, forwardTo(t, d, "tcp", "127.0.0.1", service))
+	<-stuck
+	if n := d.Counters().Conns; n != 1 {
+		t.Errorf("there are %d connections", n)
+	}
+	c.Close()
+	if err := <-ended; !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
+		t.Errorf("the service sees %v", err)
+	}
+}
+
+// A service whose program never takes its connections has the kernel take what is sent;
+// the client's end ends both.
+func TestTCPToAServiceThatNeverAccepts(t *testing.T) {
+	d := start(t, Options{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := dialTCP(t, forwardTo(t, d, "tcp", "127.0.0.1", l.Addr()))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := l.Accept() // at last
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_ = taken.SetDeadline(time.Now().Add(testenv.Patience))
+	if got, err := io.ReadAll(taken); string(got) != "hello" || err != nil {
+		t.Errorf("the service reads %q, %v", got, err)
+	}
+	next := dialTCP(t, forwardTo(t, d, "tcp", "127.0.0.1", l.Addr()))
+	testenv.Until(t, "the connection", func() bool { return d.Counters().Conns == 2 })
+	if err := next.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+	testenv.Until(t, "its end", func() bool { return d.Counters().Conns == 1 })
+}
