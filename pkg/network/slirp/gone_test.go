@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -188,5 +189,37 @@ func TestTCPTheLastWordsOfAServerArrive(t *testing.T) {
 	}
 	if err := <-written; errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the reset is not told: %v", err)
+	}
+}
+
+// The same for a guest: what it has said is read, though what the host's side says at
+// that moment finds it gone.
+func TestTCPTheLastWordsOfAGuestArrive(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // for a loop that does not read the TAP
+	r := newRig(t, rigOptions{Options: all, tweak: func(e *engine) { e.tcp.loops = e.loops[1:] }})
+	speak, said, got := make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		<-speak
+		io.WriteString(c, "more")
+		close(said)
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	})
+	c, err := r.dial(r.gateway(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	one := r.theRelay()
+	// The loop has both before it, and the host's side first.
+	one.loop.mu.Lock()
+	close(speak)
+	<-said
+	io.WriteString(c, "quit")
+	r.resetGuest()
+	testenv.Until(t, "the reset", func() bool { return tcp.EndpointState(one.ep.State()) == tcp.StateError })
+	one.loop.mu.Unlock()
+	if words := <-got; words != "quit" {
+		t.Errorf("got %q, want quit", words)
 	}
 }

@@ -316,7 +316,10 @@ func (r *relay) pumpToGuest() {
 			r.listenToHost(false)
 			return
 		default:
-			r.close(true)
+			r.pumpToHost() // the guest's last words
+			if !r.closed {
+				r.close(true)
+			}
 			return
 		}
 		// What comes after the look at the socket comes with an event of its own.
