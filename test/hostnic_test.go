@@ -392,6 +392,10 @@ func TestAMacvlanLeavesTheCardToTheHost(t *testing.T) {
 	if got := g.run(t, "dig", "+short", "www.lan.test"); got != s.lan.Addr4.String()+"\n" {
 		t.Errorf("www.lan.test is %q", got)
 	}
+	r := s.netns(t, "create", "--interface=eth1", "--user=ada", "--ns-dir=/run/gatekit/whole")
+	if missing := lacks(r.Stderr, "eth1", cardDir, "--force"); r.Code != 1 || len(missing) > 0 {
+		t.Errorf("the card itself is lent: %v\nlacks %q", r, missing)
+	}
 	// The host still reaches the LAN by it, and the LAN sees two Ethernet addresses.
 	s.root(t, "ping -c1 -W5 "+s.lan.Addr4.String())
 	neighbours := s.lan.Run(t, s.lan.Command("ip", "-4", "neighbour", "show", "dev", "eth0"))

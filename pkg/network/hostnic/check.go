@@ -213,8 +213,8 @@ func checkDefaultRoutes(link netlink.Link) error {
 	return nil
 }
 
-// checkUppers refuses a card on which the host has other interfaces, such as VLANs:
-// they stay on the host, and are at the mercy of the user of the card.
+// checkUppers refuses a card on which the host has other interfaces, such as VLANs, or
+// has lent some: they stay where they are, at the mercy of the user of the card.
 func checkUppers(link netlink.Link) error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -228,10 +228,16 @@ func checkUppers(link netlink.Link) error {
 			uppers = append(uppers, a.Name)
 		}
 	}
+	lent, _ := List() // what cannot be read there is not known to be on this card
+	for _, l := range lent {
+		if l.Mode == ModeMacvlan && l.Interface == link.Attrs().Name {
+			uppers = append(uppers, "that which is lent in "+l.Dir)
+		}
+	}
 	if len(uppers) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s carries interfaces of the host's: %s: lend one of these, or remove them; hostnic.CreateOptions.Force lends the card nevertheless", link.Attrs().Name, strings.Join(uppers, ", "))
+	return fmt.Errorf("%s carries other interfaces: %s: lend one of these, or remove them; hostnic.CreateOptions.Force lends the card nevertheless", link.Attrs().Name, strings.Join(uppers, ", "))
 }
 
 // connection is an SSH connection: the addresses of its ends.
