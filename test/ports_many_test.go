@@ -144,7 +144,10 @@ func echoAtOnce(t *testing.T, callers []caller) {
 func TestTenThousandConnectionsAtOnce(t *testing.T) {
 	limit := allowFiles(t)
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp4", "sleep", "300")
+	// The gate raises the soft limit that it is started with to the hard one.
+	g := &gate{host: s.Host, stateDir: s.User.RuntimeDir + "/gate"}
+	g.Process = s.Start(t, s.Command("sh", "-c", "ulimit -Sn 256; exec gatekit --state-dir="+g.stateDir+" --net=slirp -p 8080:80/tcp4 sleep 300"))
+	g.awaitReady(t)
 	awaitLine(t, s.Start(t, g.in("/usr/bin/python3", "-c", frugal)), "(serving)")
 	addr := at(s.outside.HostAddr4, 8080)
 	// What a first connection opens stays, and what many do: sockets and pipes are kept
