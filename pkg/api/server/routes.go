@@ -195,7 +195,7 @@ func wireError(err error) *api.Error {
 	case errors.As(err, &e):
 		return e
 	case errors.As(err, &tooLarge):
-		return &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
+		return &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes; ask for less at a time", tooLarge.Limit)}
 	case errors.Is(err, port.ErrInvalid), errors.Is(err, network.ErrPolicy):
 		code = api.CodeBadRequest
 	case errors.Is(err, port.ErrConflict):

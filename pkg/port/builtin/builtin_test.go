@@ -171,6 +171,12 @@ func TestErrorsNameTheRemedy(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("no descriptors", func(t *testing.T) {
+		err := explain(specs(t, "80:80/tcp")[0], os.NewSyscallError("socket", unix.EMFILE), nil, nil)
+		if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "ulimit -Hn") {
+			t.Error(err)
+		}
+	})
 	t.Run("an invalid spec", func(t *testing.T) {
 		if _, err := d.Add(t.Context(), []port.Spec{{Proto: "tcp", ParentIP: "localhost", ChildPort: 80}}); !errors.Is(err, port.ErrInvalid) {
 			t.Error(err)

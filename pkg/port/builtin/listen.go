@@ -129,6 +129,8 @@ func explain(spec port.Spec, err error, taken []port.Status, earlier []port.Spec
 			holder(spec, taken, earlier))
 	case errors.Is(err, unix.EACCES) && !spec.Reverse && spec.ParentPort < firstUnprivileged():
 		return fmt.Errorf("%s: %w: %s", listen, err, privilegedRemedy(spec.ParentPort))
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("%s: %w: a forward takes a descriptor for each family; \"ulimit -Hn\" says how many there may be", listen, err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		text := fmt.Sprintf("the %s does not have the address %s", side, spec.ListenIP())
 		if spec.Reverse {
