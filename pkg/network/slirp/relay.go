@@ -278,6 +278,7 @@ func (r *relay) lastWords() {
 func (r *relay) endToHost() {
 	switch r.toHostDone = true; {
 	case linux.EndStream(r.fd) != nil:
+		r.lastWords()
 		r.close(true)
 	case r.toGuestDone:
 		r.close(false)
