@@ -13,7 +13,7 @@ import (
 
 // around is a command of root's that runs a gate around one command on the card.
 func (s lanSite) around(args ...string) *exec.Cmd {
-	return s.RootCommand("gatekit", append([]string{"--net=hostnic", "--hostnic-interface=eth1", "--single-id"}, args...)...)
+	return s.RootCommand("gatekit", append([]string{"--net=hostnic", "--hostnic-interface=eth1"}, args...)...)
 }
 
 func TestRootLendsACardAroundOneCommand(t *testing.T) {

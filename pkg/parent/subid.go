@@ -56,11 +56,7 @@ const minSubIDs = 65536
 // idMaps makes the maps of these options for the caller.
 func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 	if o.SingleID {
-		return idMaps{
-			uid:           []IDMap{{0, uint32(c.uid), 1}},
-			gid:           []IDMap{{0, uint32(c.gid), 1}},
-			denySetgroups: true,
-		}, nil
+		return c.alone(), nil
 	}
 	var m idMaps
 	if err := m.findPrograms(c, programs{}); err != nil {
@@ -70,14 +66,31 @@ func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 	if len(m.uid) > 0 {
 		return m, m.check(c)
 	}
-	if c.uid == 0 && c.contained() && (o.SubIDSource == "" || o.SubIDSource == "auto") {
+	if c.uid == 0 && c.contained() && o.autoSubIDs() {
 		// All ids of its namespace are at root's command, and files that list
 		// subordinate ids may be the host's.
 		m.uid = append([]IDMap{{0, 0, 1}}, inOrder(butRoot(c.uids))...)
 		m.gid = append([]IDMap{{0, uint32(c.gid), 1}}, inOrder(butRoot(c.gids))...)
 		return m, nil
 	}
-	return m, m.addSubIDs(ctx, o.SubIDSource, c)
+	err := m.addSubIDs(ctx, o.SubIDSource, c)
+	if errors.As(err, new(noSubIDs)) && c.realRoot() && o.autoSubIDs() {
+		o.Logger.Warn("root has no subordinate ids, so it is alone inside, as with parent.Options.SingleID")
+		return c.alone(), nil
+	}
+	return m, err
+}
+
+// autoSubIDs says whether nobody has said where subordinate ids come from.
+func (o *Options) autoSubIDs() bool { return o.SubIDSource == "" || o.SubIDSource == "auto" }
+
+// alone maps the caller and nobody else.
+func (c caller) alone() idMaps {
+	return idMaps{
+		uid:           []IDMap{{0, uint32(c.uid), 1}},
+		gid:           []IDMap{{0, uint32(c.gid), 1}},
+		denySetgroups: true,
+	}
 }
 
 // addSubIDs maps 0 to the caller, and from 1 on all subordinate ids. It refuses those
@@ -285,9 +298,16 @@ func checkSubIDs(ranges []user.SubID, c caller, kind subKind, where string) erro
 		what = fmt.Sprintf("%s has only %d subordinate %s ids in %s, and %d are needed", c.name, total, kind.word, where, minSubIDs)
 	}
 	start := nextFree(kind.file)
-	return fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use parent.Options.SingleID)",
+	err := fmt.Errorf("%s; add them with: sudo usermod %s %d-%d %s (or use parent.Options.SingleID)",
 		what, kind.flag, start, start+minSubIDs-1, c.name)
+	if total == 0 {
+		return noSubIDs{err}
+	}
+	return err
 }
+
+// noSubIDs is the error of a caller for whom no subordinate ids are listed at all.
+type noSubIDs struct{ error }
 
 // nextFree is the start of a range behind all that the file lists.
 func nextFree(file string) int64 {

@@ -1,6 +1,9 @@
 package parent
 
 import (
+	"errors"
+	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,6 +133,27 @@ func TestRootOfAUserNamespaceMapsItsIDs(t *testing.T) {
 	}
 	if want := []IDMap{{0, 0, 1}, {1, 1, 65536}}; !slices.Equal(m.gid, want) {
 		t.Errorf("group ids %v, want %v", m.gid, want)
+	}
+}
+
+// Root needs nobody's leave to be in a namespace, and is seldom listed. Nobody else is
+// alone without having asked for it.
+func TestOnlyRootIsAloneWithoutSubordinateIDs(t *testing.T) {
+	all := []IDMap{{0, 0, math.MaxUint32}}
+	nobody := caller{name: "nobody-is-called-this", uids: all, gids: all}
+	o := &Options{Logger: slog.New(slog.DiscardHandler)}
+	m, err := o.idMaps(t.Context(), nobody)
+	if want := []IDMap{{0, 0, 1}}; err != nil || !slices.Equal(m.uid, want) || !slices.Equal(m.gid, want) {
+		t.Errorf("root: %+v, %v", m, err)
+	}
+	o.SubIDSource = "static"
+	if m, err := o.idMaps(t.Context(), nobody); err == nil {
+		t.Errorf("root who has said where they are: %+v", m)
+	}
+	o.SubIDSource = ""
+	nobody.uid, nobody.gid = 1000, 1000
+	if m, err := o.idMaps(t.Context(), nobody); !errors.As(err, new(noSubIDs)) {
+		t.Errorf("a user: %+v, %v", m, err)
 	}
 }
 
