@@ -24,6 +24,9 @@ func TestRootLendsACardAroundOneCommand(t *testing.T) {
 	if want := "eth1\nlo\nnameserver " + s.lan.Addr4.String() + "\n"; r.Stdout != want || r.Code != 23 {
 		t.Errorf("%v\nwant code 23 and stdout %q", r, want)
 	}
+	if missing := lacks(r.Stderr, "root has no subordinate ids"); len(missing) > 0 {
+		t.Errorf("root is not told that it is alone: %v", r)
+	}
 	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
 		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
 	}

@@ -122,6 +122,9 @@ func (g *gate) checkHost(ctx context.Context) (err error) {
 	}
 	if caller.realRoot() {
 		g.o.Logger.Warn("started by root: what runs inside is safer when an unprivileged user starts the gate")
+		if g.ids.denySetgroups && !g.o.SingleID {
+			g.o.Logger.Warn("root has no subordinate ids, so it is alone inside, as with parent.Options.SingleID")
+		}
 	}
 	return nil
 }

@@ -75,8 +75,7 @@ func (o *Options) idMaps(ctx context.Context, c caller) (idMaps, error) {
 	}
 	err := m.addSubIDs(ctx, o.SubIDSource, c)
 	if errors.As(err, new(noSubIDs)) && c.realRoot() && o.autoSubIDs() {
-		o.Logger.Warn("root has no subordinate ids, so it is alone inside, as with parent.Options.SingleID")
-		return c.alone(), nil
+		return c.alone(), nil // and told so (gate.checkHost)
 	}
 	return m, err
 }

@@ -2,7 +2,6 @@ package parent
 
 import (
 	"errors"
-	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -141,7 +140,7 @@ func TestRootOfAUserNamespaceMapsItsIDs(t *testing.T) {
 func TestOnlyRootIsAloneWithoutSubordinateIDs(t *testing.T) {
 	all := []IDMap{{0, 0, math.MaxUint32}}
 	nobody := caller{name: "nobody-is-called-this", uids: all, gids: all}
-	o := &Options{Logger: slog.New(slog.DiscardHandler)}
+	o := &Options{}
 	m, err := o.idMaps(t.Context(), nobody)
 	if want := []IDMap{{0, 0, 1}}; err != nil || !slices.Equal(m.uid, want) || !slices.Equal(m.gid, want) {
 		t.Errorf("root: %+v, %v", m, err)
