@@ -55,4 +55,14 @@ func TestAThousandPortsGrowTheGateByLessThanTwoMegabytes(t *testing.T) {
 	if n := len(specsOf(t, g)); n != 1001 {
 		t.Errorf("after a range that overlaps there are %d forwards", n)
 	}
+	var all []string
+	for id := 2; id <= 1001; id++ {
+		all = append(all, strconv.Itoa(id))
+	}
+	if removed := g.ctlOutput(t, append([]string{"remove-ports"}, all...)...); removed != strings.Join(all, "\n")+"\n" {
+		t.Errorf("remove-ports prints %q", removed)
+	}
+	if left := specsOf(t, g); len(left) != 1 {
+		t.Errorf("after remove-ports there are %d forwards", len(left))
+	}
 }

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gatekit/gatekit/internal/statedir"
 	"github.com/gatekit/gatekit/pkg/api"
 )
 
@@ -176,12 +181,51 @@ func TestPorts(t *testing.T) {
 		{"remove-ports --drain 1h 1", "1\n", "", 0},
 		{"add-ports auto", "auto\n", "", 0},
 		{"list-ports --json", `[{"id":9,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":80,"childPort":80}}]` + "\n", "", 0},
-		{"remove-ports auto", "auto\n", "", 0},
+		{"remove-ports auto 9", "auto\n9\n", "", 0}, // by hand first
 		{"list-ports", "ID  PROTO  PARENTIP  PARENTPORT  CHILDIP  CHILDPORT  SOURCEIP  DIRECTION\n", "", 0},
 	} {
 		stdout, stderr, code := gatectl(strings.Fields(step.args)...)
 		if stdout != step.stdout || stderr != step.stderr || code != step.code {
 			t.Errorf("%s:\ncode %d, stdout %q, stderr %q\nwant %d, %q, %q", step.args, code, stdout, stderr, step.code, step.stdout, step.stderr)
 		}
+	}
+}
+
+// crowdedGate answers a removal when as many are asked for as want says.
+type crowdedGate struct {
+	fakeGate
+	want sync.WaitGroup
+}
+
+func (g *crowdedGate) RemovePort(ctx context.Context, id int, drain time.Duration) error {
+	g.want.Done()
+	all := make(chan struct{})
+	go func() {
+		g.want.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+		return g.fakeGate.RemovePort(ctx, id, drain)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Many forwards are removed at once, and printed in the order in which they are named.
+func TestManyPortsAreRemovedAtOnce(t *testing.T) {
+	home(t)
+	gate := &crowdedGate{}
+	want := ""
+	args := []string{"remove-ports"}
+	for id := removalsAtOnce; id > 0; id-- {
+		gate.ports = append(gate.ports, api.PortStatus{ID: id})
+		args = append(args, strconv.Itoa(id))
+		want += strconv.Itoa(id) + "\n"
+	}
+	gate.want.Add(len(gate.ports))
+	serve(t, newStateDir(t, statedir.Options{}), gate)
+	if stdout, stderr, code := gatectl(args...); stdout != want || code != 0 {
+		t.Errorf("code %d, stderr %q, stdout %q", code, stderr, stdout)
 	}
 }

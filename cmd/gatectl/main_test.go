@@ -154,19 +154,37 @@ func startGateAt(t *testing.T, path string, childPID int) {
 
 func serveGate(t *testing.T, o statedir.Options, childPID int) string {
 	t.Helper()
+	dir := newStateDir(t, o)
+	serve(t, dir, &fakeGate{info: api.Info{
+		APIVersion: api.Version, Version: "1.2.3", Name: o.Name, PID: os.Getpid(), ChildPID: childPID, StateDir: dir.Path(),
+		NetworkDriver: api.NetworkDriver{Driver: "slirp", DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}, ChildIP: new(netip.MustParseAddr("10.0.2.100"))},
+		PortDriver:    api.PortDriver{Driver: "builtin", Protos: []string{"tcp", "udp"}},
+	}})
+	return dir.Path()
+}
+
+// newStateDir makes a state dir, which goes with the test.
+func newStateDir(t *testing.T, o statedir.Options) *statedir.Dir {
+	t.Helper()
 	dir, err := statedir.Create(o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := dir.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// serve serves the API of a gate.
+func serve(t *testing.T, dir *statedir.Dir, gate server.Gate) {
+	t.Helper()
 	ln, err := server.Listen(dir.Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate := &fakeGate{info: api.Info{
-		APIVersion: api.Version, Version: "1.2.3", Name: o.Name, PID: os.Getpid(), ChildPID: childPID, StateDir: dir.Path(),
-		NetworkDriver: api.NetworkDriver{Driver: "slirp", DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}, ChildIP: new(netip.MustParseAddr("10.0.2.100"))},
-		PortDriver:    api.PortDriver{Driver: "builtin", Protos: []string{"tcp", "udp"}},
-	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
@@ -177,11 +195,7 @@ func serveGate(t *testing.T, o statedir.Options, childPID int) string {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if err := dir.Close(); err != nil {
-			t.Error(err)
-		}
 	})
-	return dir.Path()
 }
 
 // gatectl runs a command in this process.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gatekit/gatekit/pkg/api/client"
 	"github.com/gatekit/gatekit/pkg/port"
@@ -35,43 +36,53 @@ func removePorts(c *cli.Context) error {
 	if drain < 0 {
 		return usageError(c, fmt.Errorf("--drain=%s: want a duration that is not negative", drain), true)
 	}
-	var removals []removal
-	for _, arg := range c.Args().Slice() {
+	args := c.Args().Slice()
+	ids := make([]int, len(args))
+	for i, arg := range args {
 		id, err := strconv.Atoi(arg)
 		if err != nil && arg != auto {
 			return usageError(c, fmt.Errorf("an id is a number as list-ports shows it, not %q", arg), true)
 		}
-		removals = append(removals, removal{id, arg == auto})
+		ids[i] = id
 	}
 	return withGate(c, func(gate *client.Client) error {
-		var errs []error
-		for _, r := range removals {
-			if err := r.make(c.Context, gate, drain); err != nil {
-				errs = append(errs, err)
-				continue
+		errs := removeAll(c.Context, gate, args, ids, drain)
+		for i, arg := range args {
+			switch {
+			case errs[i] != nil:
+			case arg == auto:
+				fmt.Fprintln(c.App.Writer, auto)
+			default:
+				fmt.Fprintln(c.App.Writer, ids[i])
 			}
-			fmt.Fprintln(c.App.Writer, r)
 		}
 		return errors.Join(errs...)
 	})
 }
 
-// removal is of one forward, or of the automatic ones.
-type removal struct {
-	id   int
-	auto bool
-}
+// removalsAtOnce is how many forwards are removed at the same time: the gate writes
+// ports.json once for all that come while it is writing.
+const removalsAtOnce = 64
 
-func (r removal) make(ctx context.Context, gate *client.Client, drain time.Duration) error {
-	if r.auto {
-		return gate.AutoPorts(ctx, false)
+// removeAll removes the forwards with these ids and then, where an argument says so,
+// the automatic ones. Each argument has its own error.
+func removeAll(ctx context.Context, gate *client.Client, args []string, ids []int, drain time.Duration) []error {
+	errs := make([]error, len(args))
+	var group errgroup.Group
+	group.SetLimit(removalsAtOnce)
+	for i, arg := range args {
+		if arg != auto {
+			group.Go(func() error {
+				errs[i] = gate.DrainPort(ctx, ids[i], drain)
+				return nil
+			})
+		}
 	}
-	return gate.DrainPort(ctx, r.id, drain)
-}
-
-func (r removal) String() string {
-	if r.auto {
-		return auto
+	_ = group.Wait() // errs has the errors
+	for i, arg := range args {
+		if arg == auto {
+			errs[i] = gate.AutoPorts(ctx, false)
+		}
 	}
-	return strconv.Itoa(r.id)
+	return errs
 }

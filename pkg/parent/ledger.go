@@ -10,10 +10,10 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gatekit/gatekit/pkg/api"
@@ -26,8 +26,9 @@ import (
 // The file is a list of specs, as the API writes them, in the order in which they
 // were asked for. It is replaced after each change, before the change is
 // answered, and in one step: a new file is written, synced and renamed. So it
-// always holds the forwards of one moment, whenever the gate is killed. No
-// forwards, no file.
+// always holds the forwards of one moment, whenever the gate is killed. Changes
+// that come while the file is being written share the next writing. No forwards,
+// no file.
 //
 // Automatic forwards are not in it, for they come with what listens; that they are
 // wanted is, as an entry of its own.
@@ -42,10 +43,15 @@ type ledger struct {
 
 	// turn holds one token, taken by who writes the file.
 	turn chan struct{}
+
+	mu sync.Mutex // guards what is below
 	// picked has the ids of the forwards that are for the file, with entry.Picked, and
-	// auto says that automatic ones are wanted; the holder of the turn's.
+	// auto says that automatic ones are wanted.
 	picked map[int]bool
 	auto   bool
+	// next is closed when the file has been written that the changes are for which are
+	// made now; nil while there are none.
+	next chan struct{}
 }
 
 // entry is one forward in the file.
@@ -78,8 +84,8 @@ func (l *ledger) put(ctx context.Context, specs []port.Spec, picked func(i int) 
 	if err != nil {
 		return nil, err
 	}
-	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for i, s := range added {
 		l.picked[s.ID] = picked(i)
 	}
@@ -101,14 +107,19 @@ func (l *ledger) remove(ctx context.Context, ids []int, drain time.Duration) err
 		return err
 	}
 	l.save()
+	l.mu.Lock() // not before, for who writes meanwhile may have listed them
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		delete(l.picked, id)
+	}
 	return nil
 }
 
 // setAuto notes whether automatic forwards are wanted, and saves that.
 func (l *ledger) setAuto(on bool) {
-	l.turn <- struct{}{}
+	l.mu.Lock()
 	l.auto = on
-	<-l.turn
+	l.mu.Unlock()
 	l.save()
 }
 
@@ -197,36 +208,65 @@ func readPorts(path string) ([]entry, error) {
 	return entries, nil
 }
 
-// save writes the forwards that are in place. That the file cannot be written
-// does not undo a change that was made.
+// save returns when a file is in place that was written after it was called. The
+// first who calls it while another writes will write next, and those who follow wait
+// for that.
 func (l *ledger) save() {
+	l.mu.Lock()
+	written := l.next
+	first := written == nil
+	if first {
+		written = make(chan struct{})
+		l.next = written
+	}
+	l.mu.Unlock()
+	if !first {
+		<-written
+		return
+	}
 	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
+	l.mu.Lock()
+	l.next = nil // what changes from here on may come too late for this one
+	l.mu.Unlock()
+	l.write()
+	<-l.turn
+	close(written)
+}
+
+// write writes the forwards that are in place. That the file cannot be written does
+// not undo a change that was made. The caller has the turn.
+func (l *ledger) write() {
 	there := l.driver.List()
-	maps.DeleteFunc(l.picked, func(id int, _ bool) bool { // those that are gone
-		_, ok := slices.BinarySearchFunc(there, id, func(s port.Status, id int) int { return s.ID - id })
+	l.mu.Lock()
+	there = slices.DeleteFunc(there, func(s port.Status) bool {
+		_, ok := l.picked[s.ID]
 		return !ok
 	})
+	auto := l.auto
+	l.mu.Unlock()
 	var err error
-	if len(l.picked) == 0 && !l.auto {
+	if len(there) == 0 && !auto {
 		err = removePorts(l.path)
 	} else {
-		err = writePorts(l.path, l.entries(there))
+		err = writePorts(l.path, l.entries(there, auto))
 	}
 	if err != nil {
 		l.log.Warn("the forwards cannot be kept for the next start", "error", err)
 	}
 }
 
-// entries are those of the forwards that are for the file.
-func (l *ledger) entries(there []port.Status) iter.Seq[entry] {
+// entries are those of the forwards, and that automatic ones are wanted.
+func (l *ledger) entries(forwards []port.Status, auto bool) iter.Seq[entry] {
 	return func(yield func(entry) bool) {
-		for _, s := range there {
-			if picked, ok := l.picked[s.ID]; ok && !yield(entry{api.PortSpec(s.Spec), picked}) {
+		for _, s := range forwards {
+			l.mu.Lock()
+			picked := l.picked[s.ID]
+			l.mu.Unlock()
+			if !yield(entry{api.PortSpec(s.Spec), picked}) {
 				return
 			}
 		}
-		if l.auto {
+		if auto {
 			yield(automatic)
 		}
 	}

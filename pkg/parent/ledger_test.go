@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -275,5 +277,78 @@ func TestTheFileIsReplacedInOneStep(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// slowPorts is a driver whose list is as it was asked for, and comes when hold gives.
+type slowPorts struct {
+	fakePorts
+	hold  chan struct{} // nil holds nothing
+	asked atomic.Int32
+}
+
+func (p *slowPorts) List() []port.Status {
+	list := p.fakePorts.List()
+	p.asked.Add(1)
+	if p.hold != nil {
+		<-p.hold
+	}
+	return list
+}
+
+// Changes that come while the file is being written share the next writing, and none
+// is answered before the file has it.
+func TestChangesShareAWriting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ports.json")
+	inFile := func() int {
+		t.Helper()
+		list, err := readPorts(path)
+		if err != nil {
+			t.Error(err)
+		}
+		return len(list)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		driver := &slowPorts{}
+		l := newLedger(driver, path, slog.New(slog.DiscardHandler))
+		if _, err := l.start(t.Context(), parseAll(t, "8000-8099:8000-8099/tcp"), false); err != nil {
+			t.Fatal(err)
+		}
+		driver.hold = make(chan struct{})
+		driver.asked.Store(0)
+		var answered atomic.Int32
+		change := func(f func() error) {
+			go func() {
+				if err := f(); err != nil {
+					t.Error(err)
+				}
+				answered.Add(1)
+			}()
+		}
+		remove := func(id int) { change(func() error { return l.remove(t.Context(), []int{id}, 0) }) }
+		remove(1)
+		synctest.Wait()
+		for id := 2; id <= 60; id++ {
+			remove(id)
+		}
+		change(func() error {
+			_, err := l.add(t.Context(), parseAll(t, "9000-9009:9000-9009/tcp"))
+			return err
+		})
+		for _, want := range []struct{ asked, answered, before int32 }{{1, 0, 100}, {2, 1, 99}} {
+			synctest.Wait()
+			if driver.asked.Load() != want.asked || answered.Load() != want.answered || inFile() != int(want.before) {
+				t.Errorf("%d writings are begun, %d changes answered and %d forwards in the file, want %v",
+					driver.asked.Load(), answered.Load(), inFile(), want)
+			}
+			driver.hold <- struct{}{}
+		}
+		synctest.Wait()
+		if driver.asked.Load() != 2 || answered.Load() != 61 {
+			t.Errorf("after %d writings %d changes are answered, want all 61 after 2", driver.asked.Load(), answered.Load())
+		}
+	})
+	if n := inFile(); n != 100-60+10 {
+		t.Errorf("in the end %d forwards are in the file", n)
 	}
 }
