@@ -4,11 +4,12 @@ package main
 //
 //	gatectl exec                              in the gate's namespaces
 //	  | GET /v1/info: the child's pid
+//	  | start the witness of signals
 //	  | hold the child by a pidfd, read its
 //	  | environment and namespaces, check
 //	  | that it is the child, and alive
 //	  | linux.Entry ------------------------> gatectl, called insideName:
-//	  | relay signals, wait                     find the program, become it
+//	  | forward signals, wait                   find the program, become it
 //	  end with its exit code
 //
 // The program is looked up inside, for there /etc and PATH's directories may
@@ -19,9 +20,10 @@ package main
 // environment: it names the state dir that the API names.
 //
 // The program stays in the terminal's session and foreground process group.
-// What is typed at the terminal reaches it without our help, and is not relayed;
-// other signals are. When it is stopped, gatectl stops too, so that the shell
-// gets its terminal back. When gatectl dies, so does the program.
+// What is typed at the terminal, or sent to all of the process group, reaches it
+// without our help, which the witness tells us (package signals); what is sent to
+// gatectl is forwarded. When the program is stopped, gatectl stops too, so that the
+// shell gets its terminal back. When gatectl dies, so do the program and the witness.
 
 import (
 	"errors"
@@ -37,6 +39,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/signals"
 	"github.com/gatekit/gatekit/pkg/api"
 )
 
@@ -62,26 +65,30 @@ func execute(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// The program dies with the thread that starts it.
+	// The program and the witness die with the thread that starts them.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, linux.ForwardableSignals()...)
-	defer signal.Stop(signals)
+	forward := signals.New()
+	signal.Notify(forward.Front, linux.ForwardableSignals()...)
+	defer signal.Stop(forward.Front)
+	witness, err := startWitness(forward.Witness)
+	if err != nil {
+		return err
+	}
+	defer witness.end()
 
-	program, err := enter(info, c.Args().Slice())
+	program, err := enter(info, witness, c.Args().Slice())
 	if err != nil {
 		return err
 	}
 	defer program.Close()
-	done := make(chan struct{})
-	defer close(done)
-	go relay(program, signals, done)
-	return wait(program)
+	forward.Start(program.PID, program.Signal)
+	defer forward.Stop()
+	return wait(program, forward)
 }
 
-// enter starts the program inside the gate.
-func enter(info api.Info, args []string) (*linux.Process, error) {
+// enter starts the program inside the gate, as soon as the witness is ready.
+func enter(info api.Info, witness *witness, args []string) (*linux.Process, error) {
 	child, err := linux.OpenProcess(info.ChildPID)
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil, fmt.Errorf("there is no process %d, the child of the gate: has it ended, or does gatectl run in a pid namespace of its own?", info.ChildPID)
@@ -115,6 +122,7 @@ func enter(info api.Info, args []string) (*linux.Process, error) {
 		return nil, err
 	}
 	defer self.Close()
+	witness.ready()
 	linux.RestoreFileLimit()
 	pid, err := linux.Entry{
 		Target:     child,
@@ -173,26 +181,9 @@ func withVariables(environ, variables []string) []string {
 	return append(out, variables...)
 }
 
-// relay sends the program the signals that come, but for those that it has from
-// the terminal.
-func relay(program *linux.Process, signals <-chan os.Signal, done <-chan struct{}) {
-	for {
-		select {
-		case s := <-signals:
-			if linux.IsTyped(s) && linux.InForeground() {
-				continue
-			}
-			// It fails when the program has ended, which wait will see.
-			_ = program.Signal(s.(syscall.Signal))
-		case <-done:
-			return
-		}
-	}
-}
-
 // wait waits for the program's end, and returns it as an exitCode. Nothing else
 // in this process waits for processes.
-func wait(program *linux.Process) error {
+func wait(program *linux.Process, forward *signals.Forwarder) error {
 	for {
 		_, status, err := linux.Wait(program.PID)
 		switch {
@@ -201,7 +192,7 @@ func wait(program *linux.Process) error {
 		case status.Stopped():
 			// Without a terminal, who stopped it will continue it.
 			if linux.StopWithCommand() {
-				_ = program.Signal(unix.SIGCONT)
+				forward.Resume()
 			}
 		case status.Signaled():
 			return exitCode(128 + int(status.Signal()))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -251,9 +252,11 @@ type running struct {
 	output *bufio.Reader
 }
 
+// startExec starts it in a process group of its own.
 func startExec(t *testing.T, script string) running {
 	t.Helper()
 	cmd := gatectlCommand(t, "exec", "sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -296,6 +299,33 @@ func TestExecRelaysSignals(t *testing.T) {
 	}
 }
 
+// What comes to gatectl's process group comes to the program, too.
+func TestExecGivesTheProgramOnceWhatIsSentToAll(t *testing.T) {
+	startGateFor(t, usual|syscall.CLONE_NEWPID)
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGUSR1, 42} {
+		t.Run(fmt.Sprint(s), func(t *testing.T) {
+			r := startExec(t, fmt.Sprintf(`trap 'echo caught' %d; trap 'echo end; exit 0' 64; echo ready; while :; do read line || :; done`, s))
+			r.line(t)
+			if err := unix.Kill(-r.cmd.Process.Pid, s); err != nil {
+				t.Fatal(err)
+			}
+			if line := r.line(t); line != "caught" {
+				t.Fatal(line)
+			}
+			// It is forwarded behind what came before it, and seen to last by a shell.
+			if err := r.cmd.Process.Signal(syscall.Signal(64)); err != nil {
+				t.Fatal(err)
+			}
+			if line := r.line(t); line != "end" {
+				t.Errorf("the program says %q after one signal", line)
+			}
+			if err := r.cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestTheProgramDiesWithGatectl(t *testing.T) {
 	for name, flags := range map[string]uintptr{"in our pid namespace": usual, "in one of its own": usual | syscall.CLONE_NEWPID} {
 		t.Run(name, func(t *testing.T) {
@@ -303,17 +333,18 @@ func TestTheProgramDiesWithGatectl(t *testing.T) {
 			r := startExec(t, `echo ready; exec sleep 1000`)
 			r.line(t)
 			children := testenv.Children(r.cmd.Process.Pid)
-			if len(children) != 1 {
-				t.Fatalf("gatectl has the children %v, want one", children)
+			if len(children) != 2 {
+				t.Fatalf("gatectl has the children %v, want the witness and the program", children)
 			}
 			t.Cleanup(func() {
-				if t.Failed() {
-					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", children[0]))
-					t.Logf("the program:\n%s", status)
+				for _, pid := range children {
+					if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); t.Failed() && err == nil {
+						t.Logf("left:\n%s", status)
+					}
 				}
 			})
 			r.cmd.Process.Kill()
-			testenv.Until(t, "the program to die", func() bool { return !testenv.Alive(children[0]) })
+			testenv.Until(t, "both to die", func() bool { return !slices.ContainsFunc(children, testenv.Alive) })
 		})
 	}
 }
@@ -338,14 +369,19 @@ func startAt(t *testing.T, terminal *testenv.Terminal, script string) *exec.Cmd 
 	return cmd
 }
 
-// A Ctrl-C reaches gatectl and the program; the program must count one.
+// A Ctrl-C reaches gatectl and the program; the program must count one. What could
+// have been typed, but is sent to gatectl, reaches gatectl alone.
 func TestAtATerminalTheProgramIsInTheForegroundAndGetsEachKeyOnce(t *testing.T) {
 	startGateFor(t, usual|syscall.CLONE_NEWPID)
 	terminal := newTerminal(t)
-	cmd := startAt(t, terminal, `trap 'n=$((n+1)); echo INT $n' INT; trap 'echo END $n; exit 3' TERM; test -t 0 && echo terminal; while :; do read line; done`)
+	cmd := startAt(t, terminal, `trap 'n=$((n+1)); echo INT $n' INT; trap 'echo QUIT' QUIT; trap 'echo END $n; exit 3' TERM; test -t 0 && echo terminal; while :; do read line; done`)
 	terminal.Expect(t, "terminal")
 	terminal.Type(t, "\x03")
 	terminal.Expect(t, "INT 1")
+	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	terminal.Expect(t, "QUIT")
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

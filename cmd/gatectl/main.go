@@ -36,8 +36,11 @@ type exitCode int
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func main() {
-	if os.Args[0] == insideName {
+	switch os.Args[0] {
+	case insideName:
 		os.Exit(inside(os.Args[1:], os.Stderr))
+	case witnessName:
+		os.Exit(beWitness())
 	}
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }

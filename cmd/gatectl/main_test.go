@@ -34,7 +34,7 @@ const (
 
 func TestMain(m *testing.M) {
 	switch {
-	case os.Args[0] == insideName || os.Getenv(gatectlEnv) != "":
+	case os.Args[0] == insideName || os.Args[0] == witnessName || os.Getenv(gatectlEnv) != "":
 		main()
 	case os.Getenv(childEnv) != "":
 		beChild()

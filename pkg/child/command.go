@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/internal/signals"
 )
 
 // activateName is the zeroth argument of the step between the child and a
@@ -94,45 +96,8 @@ type process struct {
 	pidfd int
 }
 
-// kill sends s. Its one error, that the process is gone, is no error here: its
-// end is on its way.
-func (p process) kill(s os.Signal) {
-	_ = unix.PidfdSendSignal(p.pidfd, s.(syscall.Signal), nil, 0)
-}
-
-// beside says whether the process is in this one's process group, and in its
-// cgroup or one below: where a signal that reaches the gate as a whole reaches it,
-// too. One that cannot be looked at, because it has ended or has covered /proc,
-// is taken to be where it was started.
-func (p process) beside() bool {
-	group, err := unix.Getpgid(p.pid)
-	if err != nil {
-		return true
-	}
-	return group == unix.Getpgrp() && withinCgroups(readCgroups("self"), readCgroups(strconv.Itoa(p.pid)))
-}
-
-// readCgroups returns the cgroups of a process, named as in /proc, one of each
-// hierarchy (cgroups(7)); none when they cannot be read.
-func readCgroups(process string) []string {
-	text, err := os.ReadFile("/proc/" + process + "/cgroup")
-	if err != nil {
-		return nil
-	}
-	return strings.Split(strings.TrimSpace(string(text)), "\n")
-}
-
-// withinCgroups says whether each of its cgroups is the own one or below it.
-func withinCgroups(own, its []string) bool {
-	if len(own) != len(its) {
-		return true // not read
-	}
-	for i := range own {
-		if its[i] != own[i] && !strings.HasPrefix(its[i], strings.TrimSuffix(own[i], "/")+"/") {
-			return false
-		}
-	}
-	return true
+func (p process) kill(s syscall.Signal) error {
+	return unix.PidfdSendSignal(p.pidfd, s, nil, 0)
 }
 
 // startFailure is the error of a command that cannot be found or executed.
@@ -174,8 +139,9 @@ func activated(env []string, pid, sockets int) []string {
 func (c *child) serve(cmd *command) error {
 	run := make(chan struct{})
 	gone := make(chan error, 1)
-	forward := newForwarder()
-	defer forward.stop()
+	forward := signals.New()
+	signal.Notify(forward.Witness, linux.ForwardableSignals()...)
+	defer signal.Stop(forward.Witness)
 	go func() { gone <- c.receive(run, forward) }()
 	select {
 	case <-run:
@@ -186,7 +152,8 @@ func (c *child) serve(cmd *command) error {
 	if err != nil {
 		return err
 	}
-	forward.start(p)
+	forward.Start(p.pid, p.kill)
+	defer forward.Stop()
 	ended := make(chan handshake.Exit, 1)
 	go func() { ended <- c.wait(p.pid) }()
 	select {
@@ -204,7 +171,7 @@ func (c *child) serve(cmd *command) error {
 }
 
 // receive handles the parent's messages until the channel ends.
-func (c *child) receive(run chan<- struct{}, forward *forwarder) error {
+func (c *child) receive(run chan<- struct{}, forward *signals.Forwarder) error {
 	for {
 		m, err := c.conn.Recv()
 		if err == io.EOF {
@@ -223,11 +190,14 @@ func (c *child) receive(run chan<- struct{}, forward *forwarder) error {
 				c.log.Warn("files of /etc are the host's now", "error", err)
 			}
 		case handshake.KindResumed:
-			forward.fromResumed()
+			forward.Resume()
 		case handshake.KindSignal:
 			var s handshake.Signal
 			if err = m.Decode(&s); err == nil {
-				forward.fromParent(syscall.Signal(s.Signal))
+				select {
+				case forward.Front <- syscall.Signal(s.Signal):
+				default: // a command that takes no signals loses some
+				}
 			}
 		default:
 			err = fmt.Errorf("handshake: got %q when the command runs", m.Kind)

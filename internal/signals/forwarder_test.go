@@ -1,4 +1,4 @@
-package child
+package signals
 
 import (
 	"bufio"
@@ -10,12 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
-// counterEnv makes the test binary a command that prints a line for each SIGUSR1
+// counterEnv makes the test binary a program that prints a line for each SIGUSR1
 // until SIGUSR2 comes.
 const counterEnv = "GATEKIT_TEST_PRINT_SIGNALS"
 
@@ -35,13 +33,12 @@ func init() {
 	}
 }
 
-// counter starts such a command, in a process group of its own if apart.
-func counter(t *testing.T, apart bool) (process, *bufio.Reader) {
+// counter starts such a program, in a process group of its own if apart.
+func counter(t *testing.T, apart bool) (*os.Process, *bufio.Reader) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), counterEnv+"=1")
-	var pidfd int
-	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd, Setpgid: apart}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: apart}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +49,6 @@ func counter(t *testing.T, apart bool) (process, *bufio.Reader) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		unix.Close(pidfd)
 	})
 	if err := out.(*os.File).SetReadDeadline(time.Now().Add(testenv.Patience)); err != nil {
 		t.Fatal(err)
@@ -61,71 +57,73 @@ func counter(t *testing.T, apart bool) (process, *bufio.Reader) {
 	if line, err := lines.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	return process{pid: cmd.Process.Pid, pidfd: pidfd}, lines
+	return cmd.Process, lines
 }
 
-// want reads a line from the command.
+// want reads a line from the program.
 func want(t *testing.T, lines *bufio.Reader, line string) {
 	t.Helper()
 	if got, err := lines.ReadString('\n'); got != line+"\n" {
-		t.Errorf("the command printed %q, %v; want %q", got, err, line)
+		t.Errorf("the program printed %q, %v; want %q", got, err, line)
 	}
 }
 
-func TestASignalIsForwardedWhereTheCommandDoesNotHaveIt(t *testing.T) {
-	child := func(f *forwarder) { f.received <- syscall.SIGUSR1 }
-	parent := func(f *forwarder) { f.fromParent(syscall.SIGUSR1) }
+func TestASignalIsForwardedWhereTheProgramDoesNotHaveIt(t *testing.T) {
+	witness := func(f *Forwarder) { f.Witness <- syscall.SIGUSR1 }
+	front := func(f *Forwarder) { f.Front <- syscall.SIGUSR1 }
+	type sends = []func(*Forwarder)
 	for name, c := range map[string]struct {
-		apart bool // the command has a process group of its own
-		early bool // it came before the command ran
-		sent  []func(*forwarder)
+		apart bool // the program has a process group of its own
+		early int  // how many came before the program ran
+		sent  sends
 		want  int
 	}{
-		"the parent's":                  {sent: []func(*forwarder){parent}, want: 1},
-		"the child's":                   {sent: []func(*forwarder){child}, want: 1},
-		"the group's":                   {sent: []func(*forwarder){child, parent}},
-		"the group's, the parent first": {sent: []func(*forwarder){parent, child}},
-		"the group's and the parent's, as timeout(1)": {sent: []func(*forwarder){parent, child, parent}},
-		"that of a group it left":                     {apart: true, sent: []func(*forwarder){child, parent}, want: 1},
-		"that of a group it left, the parent first":   {apart: true, sent: []func(*forwarder){parent, child}, want: 1},
-		"the group's, too early":                      {early: true, sent: []func(*forwarder){child, parent}, want: 1},
+		"the front's":                  {sent: sends{front}, want: 1},
+		"the witness's":                {sent: sends{witness}, want: 1},
+		"the group's":                  {sent: sends{witness, front}},
+		"the group's, the front first": {sent: sends{front, witness}},
+		"the group's and the front's, as timeout(1)": {sent: sends{front, witness, front}},
+		"that of a group it left":                    {apart: true, sent: sends{witness, front}, want: 1},
+		"that of a group it left, the front first":   {apart: true, sent: sends{front, witness}, want: 1},
+		"the group's, early":                         {early: 2, sent: sends{witness, front}, want: 1},
+		"the group's, half of it early":              {early: 1, sent: sends{witness, front}, want: 1},
+		"the group's, the front's early":             {early: 1, sent: sends{front, witness}, want: 1},
+		"the front's, early":                         {early: 1, sent: sends{front}, want: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, lines := counter(t, c.apart)
-			f := newForwarder()
-			defer f.stop()
-			if c.early {
-				c.sent[0](f)
-				c.sent = c.sent[1:]
+			f := New()
+			for _, send := range c.sent[:c.early] {
+				send(f)
 			}
-			f.start(p)
-			for _, send := range c.sent {
+			f.Start(p.Pid, func(s syscall.Signal) error { return p.Signal(s) })
+			defer f.Stop()
+			for _, send := range c.sent[c.early:] {
 				send(f)
 			}
 			for range c.want {
 				want(t, lines, "SIGUSR1")
 			}
-			// Waits for the parent's copy as long as the child's of before.
-			f.received <- syscall.SIGUSR2
+			// Waits for the front's copy as long as the witness's of before.
+			f.Witness <- syscall.SIGUSR2
 			want(t, lines, "end")
 		})
 	}
 }
 
-// A typed signal of the parent's waits for longer than those that come after it.
+// A typed signal of the front's waits for longer than those that come after it.
 func TestCopiesOfOneSideAreForwardedInTheirOrder(t *testing.T) {
-	f := newForwarder()
-	defer f.stop()
+	f := New()
 	now := time.Now()
-	f.hold(ofParent, syscall.SIGUSR1, now.Add(time.Second))
-	f.hold(ofParent, syscall.SIGUSR2, now)
+	f.hold(ofFront, syscall.SIGUSR1, now.Add(time.Second))
+	f.hold(ofFront, syscall.SIGUSR2, now)
 	if first, second := f.held[0].due, f.held[1].due; second.Before(first) {
 		t.Errorf("the second is due %v before the first", first.Sub(second))
 	}
 }
 
-func TestACommandIsWithinTheCgroupsOfTheGate(t *testing.T) {
+func TestAProgramIsWithinTheCgroupsOfItsFront(t *testing.T) {
 	for name, c := range map[string]struct {
 		own, its []string
 		want     bool
