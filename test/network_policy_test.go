@@ -148,7 +148,14 @@ func TestRulesThatAreAddedAtOnceAllStay(t *testing.T) {
 func TestTheHostsOwnAddressesCanBeShut(t *testing.T) {
 	s := newSite(t)
 	port := int(serveTCP(t, s.Host, "[::]:0", echoTCP).Port())
+	if r := s.Run(t, s.RootCommand("ip", "route", "add", "local", "203.0.113.0/24", "dev", "lo")); r.Code != 0 {
+		t.Fatal(r)
+	}
 	g := startGate(t, s.Host, "--net=slirp", "--egress-deny=any://@host", "sleep", "60")
+	local := at(mustAddr("203.0.113.7"), port) // no interface has it
+	if got := g.run(t, "probe", "connect", local); got != local+" connection refused\n" {
+		t.Error(got)
+	}
 	s.both(t, func(t *testing.T, _, host netip.Addr) {
 		if got := g.run(t, "probe", "connect", at(host, port)); got != at(host, port)+" connection refused\n" {
 			t.Error(got)

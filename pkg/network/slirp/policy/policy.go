@@ -8,7 +8,8 @@
 //	TARGET  an address or a network: 198.51.100.7, 198.51.100.0/24,
 //	        [2001:db8::7], [2001:db8::/32]
 //	        a DNS name, or all names below one: example.com, *.example.com
-//	        @host: all addresses of the host itself
+//	        @host: all addresses of the host itself, now: those of its
+//	        interfaces, and of its routes of type local
 //	        *: everything
 //	PORTS   ports and ranges: 443 or 80,443,8000-8010; none are all. A rule of
 //	        any with ports is one for tcp and udp
@@ -28,7 +29,6 @@ package policy
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -52,7 +52,7 @@ type Filter struct {
 	rules           atomic.Pointer[rules]
 	allowed, denied names // by rules of either kind
 	now             func() time.Time
-	hostAddrs       func() []netip.Addr
+	isHost          func(netip.Addr) (bool, error)
 }
 
 // rules are a policy that was read. They do not change.
@@ -66,7 +66,7 @@ type rules struct {
 // New returns the filter for a policy. The zero policy allows everything. The
 // error wraps network.ErrPolicy.
 func New(p network.Policy) (*Filter, error) {
-	f := &Filter{now: time.Now, hostAddrs: hostAddrs}
+	f := &Filter{now: time.Now, isHost: isHost}
 	if err := f.Set(p); err != nil {
 		return nil, err
 	}
@@ -156,13 +156,15 @@ func (f *Filter) allows(proto Proto, to netip.AddrPort, now time.Time) bool {
 	return r.allowByRest
 }
 
-// matches says whether an address is the target of a rule.
+// matches says whether an address is the target of a rule. Where that cannot be told
+// the answer is the one that lets less out.
 func (f *Filter) matches(r *rule, addr netip.Addr, held *names, now time.Time) bool {
 	switch {
 	case r.prefix.IsValid():
 		return r.prefix.Contains(addr)
 	case r.host:
-		return slices.Contains(f.hostAddrs(), addr)
+		is, err := f.isHost(addr)
+		return is || err != nil && held == &f.denied
 	case r.name != "":
 		return held.has(addr, now, r.coversName)
 	}
@@ -180,22 +182,6 @@ func translated(a netip.Addr) netip.Addr {
 	}
 	b := a.As16()
 	return netip.AddrFrom4([4]byte(b[12:]))
-}
-
-// hostAddrs are the addresses of the host's interfaces now. They are asked for
-// only where a rule needs them. Without an answer there are none.
-func hostAddrs() []netip.Addr {
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var out []netip.Addr
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr().WithZone(""))
-		}
-	}
-	return out
 }
 
 // Learn takes note of an answer of our DNS to a query, both as bytes.

@@ -25,8 +25,11 @@ func newFilter(t testing.TB, p network.Policy) (*Filter, *clock) {
 	}
 	c := &clock{time.Unix(1_000_000, 0)}
 	f.now = func() time.Time { return c.now }
-	f.hostAddrs = func() []netip.Addr {
-		return []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8:1::10")}
+	f.isHost = func(a netip.Addr) (bool, error) {
+		if a == netip.MustParseAddr("192.0.2.99") {
+			return false, errors.New("the kernel says nothing")
+		}
+		return a == netip.MustParseAddr("192.0.2.10") || a == netip.MustParseAddr("2001:db8:1::10"), nil
 	}
 	return f, c
 }
@@ -69,6 +72,12 @@ func TestFlowsAreJudged(t *testing.T) {
 		}},
 		"the host's own addresses": {network.Policy{Deny: []string{"tcp://@host"}}, []flow{
 			{TCP, "192.0.2.10:22", deny}, {TCP, "[2001:db8:1::10]:22", deny}, {UDP, "192.0.2.10:22", allow}, {TCP, "192.0.2.11:22", allow},
+		}},
+		"what may be the host's own is denied": {network.Policy{Deny: []string{"tcp://@host"}}, []flow{
+			{TCP, "192.0.2.99:22", deny}, {UDP, "192.0.2.99:22", allow},
+		}},
+		"what may be the host's own is not allowed": {network.Policy{Default: "deny", Allow: []string{"tcp://@host"}}, []flow{
+			{TCP, "192.0.2.10:22", allow}, {TCP, "192.0.2.99:22", deny},
 		}},
 		"a name that was not looked up has no address": {network.Policy{Default: "deny", Allow: []string{"any://example.com"}}, []flow{
 			{TCP, "198.51.100.7:80", deny},
