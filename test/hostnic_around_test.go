@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
@@ -27,9 +25,7 @@ func TestRootLendsACardAroundOneCommand(t *testing.T) {
 	if missing := lacks(r.Stderr, "root has no subordinate ids"); len(missing) > 0 {
 		t.Errorf("root is not told that it is alone: %v", r)
 	}
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -47,9 +43,7 @@ func TestACardOfAKilledGateComesBackWithTheNext(t *testing.T) {
 	if r := s.Run(t, s.around("ls", "/sys/class/net")); r.Code != 0 || r.Stdout != "eth1\nlo\n" {
 		t.Errorf("the next gate: %v", r)
 	}
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -80,9 +74,7 @@ func TestAUserWithTwoCapabilitiesLendsACardAroundOneCommand(t *testing.T) {
 	if r.Stdout != "eth1\nlo\n2\n" || r.Code != 0 {
 		t.Errorf("with both: %v", r)
 	}
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 

@@ -7,8 +7,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
@@ -60,9 +58,7 @@ func TestACardGetsItsAddressByDHCP(t *testing.T) {
 	}
 	s.giveBack(t)
 	testenv.Until(t, "the release of the lease", func() bool { return releases(server) == 1 })
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -100,9 +96,7 @@ func TestANetworkWithoutDHCPServerIsRefusedAndNothingChanges(t *testing.T) {
 	if missing := lacks(r.Stderr, "eth1", "no address", "is there a DHCP server"); r.Code != 1 || len(missing) > 0 || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("%v\nlacks %q", r, missing)
 	}
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -117,9 +111,7 @@ func TestAnInterruptedCreateTakesAllBack(t *testing.T) {
 	if r := p.Wait(t); r.Code != 1 || len(lacks(r.Stderr, "interrupted", "eth1")) > 0 || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("create, interrupted: %v", r)
 	}
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -133,8 +125,6 @@ func TestAMacvlanAroundOneCommandGetsItsAddressByDHCP(t *testing.T) {
 	}
 	// Each has an Ethernet address of its own: the next one could not have it.
 	testenv.Until(t, "the release of the lease", func() bool { return releases(server) == 1 })
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card has changed (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }

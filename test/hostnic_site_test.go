@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/network/hostnic"
 )
@@ -137,6 +139,14 @@ func (s lanSite) portrait(t *testing.T, ifname string) map[string]any {
 	settings := s.root(t, "grep -H . /proc/sys/net/ipv[46]/conf/"+ifname+"/* /proc/sys/net/ipv[46]/neigh/"+ifname+"/* 2>/dev/null || :")
 	all["settings"] = strings.Split(settings, "\n")
 	return all
+}
+
+// unchanged expects that an interface is what its portrait was.
+func (s lanSite) unchanged(t *testing.T, before map[string]any, ifname string) {
+	t.Helper()
+	if diff := cmp.Diff(before, s.portrait(t, ifname)); diff != "" {
+		t.Errorf("%s is not what it was (-before +after):\n%s", ifname, diff)
+	}
 }
 
 // interfaces are the names of the interfaces in ip's output.

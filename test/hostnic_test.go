@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/testenv"
@@ -132,9 +131,7 @@ func TestTwoCardsAreLentAtOnce(t *testing.T) {
 	for card, g := range gates {
 		g.stop(t)
 		succeeds(t, s.netns(t, "destroy", "--ns-dir=/run/gatekit/"+card))
-		if diff := cmp.Diff(portraits[card], s.portrait(t, card)); diff != "" {
-			t.Errorf("%s is not what it was (-before +after):\n%s", card, diff)
-		}
+		s.unchanged(t, portraits[card], card)
 	}
 	s.clean(t)
 }
@@ -261,9 +258,7 @@ func TestACardComesBackAsItWas(t *testing.T) {
 				ip link add eth1x type veth peer name eth0x
 				echo 1 > /proc/sys/net/ipv6/conf/mine/forwarding`)...)
 			s.giveBack(t)
-			if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-				t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-			}
+			s.unchanged(t, before, "eth1")
 			s.clean(t)
 		})
 	}
@@ -356,9 +351,7 @@ func TestACardInUseIsGivenBackByForceAlone(t *testing.T) {
 	succeeds(t, s.netns(t, "destroy", "--ns-dir="+cardDir, "--force"))
 	g.Wait(t)
 	s.NoProcesses(t)
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 
@@ -410,9 +403,7 @@ func TestAMacvlanLeavesTheCardToTheHost(t *testing.T) {
 	}
 	g.stop(t)
 	s.giveBack(t)
-	if diff := cmp.Diff(before, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card has changed (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1")
 	s.clean(t)
 }
 

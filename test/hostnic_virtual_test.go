@@ -3,8 +3,6 @@ package test
 import (
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // Cards that are interfaces of software: one on another, as a VLAN is, and those that
@@ -23,25 +21,22 @@ func TestAnInterfaceOnAnotherIsLent(t *testing.T) {
 	if r.Code != 0 || r.Stdout != "1442\n" {
 		t.Errorf("inside: %v", r)
 	}
-	if diff := cmp.Diff(carrier, s.portrait(t, "eth1")); diff != "" {
-		t.Errorf("the card below is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, carrier, "eth1")
 	s.giveBack(t)
-	if diff := cmp.Diff(before, s.portrait(t, "eth1.10")); diff != "" {
-		t.Errorf("it is not what it was (-before +after):\n%s", diff)
-	}
+	s.unchanged(t, before, "eth1.10")
 	s.clean(t)
 }
 
 func TestCardsThatLookAlikeAreToldApart(t *testing.T) {
 	s := newLANSite(t)
-	s.root(t, `
-		for n in 10 20; do
+	const add = `
+		ip link show card.$n || {
 			ip link add card.$n address 02:00:5e:10:00:0a type veth peer name other.$n
 			ip address add 192.0.2.$n/32 dev card.$n
 			ip link set card.$n up
 			ip link set other.$n up
-		done`)
+		}`
+	s.root(t, "n=20;"+add)
 	twin := s.portrait(t, "card.20")
 	for name, c := range map[string]struct{ inside, says string }{
 		"renamed":                              {"ip link set card.10 name card.20", ""},
@@ -51,10 +46,7 @@ func TestCardsThatLookAlikeAreToldApart(t *testing.T) {
 		"deleted":                              {"ip link delete card.10", "card.10"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "deleted" {
-				defer s.root(t, "ip link show") // the last one, if maps had an order
-			}
-			s.root(t, "ip link show card.10 || { ip link add card.10 address 02:00:5e:10:00:0a type veth peer name other.10; ip address add 192.0.2.10/32 dev card.10; ip link set card.10 up; ip link set other.10 up; }")
+			s.root(t, "n=10;"+add) // one of the cases deletes it
 			before := s.portrait(t, "card.10")
 			succeeds(t, s.netns(t, "create", "--interface=card.10", "--user=ada", "--ns-dir="+cardDir, "--dns="+s.lan.Addr4.String()))
 			if r := runGate(t, s.Host, onCard("sh", "-ec", c.inside)...); r.Code != 0 {
@@ -65,13 +57,9 @@ func TestCardsThatLookAlikeAreToldApart(t *testing.T) {
 				t.Errorf("destroy: %v", r)
 			}
 			if c.says == "" {
-				if diff := cmp.Diff(before, s.portrait(t, "card.10")); diff != "" {
-					t.Errorf("the card is not what it was (-before +after):\n%s", diff)
-				}
+				s.unchanged(t, before, "card.10")
 			}
-			if diff := cmp.Diff(twin, s.portrait(t, "card.20")); diff != "" {
-				t.Errorf("its twin has changed (-before +after):\n%s", diff)
-			}
+			s.unchanged(t, twin, "card.20")
 			s.clean(t)
 		})
 	}

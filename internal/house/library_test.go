@@ -36,10 +36,7 @@ var excused = map[string][]string{
 }
 
 func librariesLeaveTheProcessAlone(r *report, tree *tree) {
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg", "internal") || f.under(testenv) {
-			continue
-		}
+	for f := range tree.libraries {
 		excuse := func(name string) bool {
 			return slices.Contains(excused[f.dir], name) || slices.Contains(excused[f.name], name)
 		}
@@ -90,10 +87,7 @@ func librariesKeepNoState(r *report, tree *tree) {
 			}
 		}
 	}
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg", "internal") || f.under(testenv) {
-			continue
-		}
+	for f := range tree.libraries {
 		for _, d := range f.functions {
 			local := declared(d)
 			for _, target := range assigned(d) {
@@ -190,10 +184,7 @@ func textsNameFieldsAndNoFlags(r *report, tree *tree) {
 		fields  = fieldsOfOptions(tree)
 		spelled = map[string]bool{}
 	)
-	for _, f := range tree.files {
-		if f.test || f.dir != table {
-			continue
-		}
+	for f := range tree.code(table) {
 		for text, lit := range f.texts {
 			if field.FindString(text) == text && text != "" {
 				spelled[text] = true
@@ -205,10 +196,7 @@ func textsNameFieldsAndNoFlags(r *report, tree *tree) {
 			}
 		}
 	}
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg", table) {
-			continue
-		}
+	for f := range tree.code("pkg", table) {
 		for text, lit := range f.texts {
 			for _, m := range field.FindAllStringSubmatch(text, -1) {
 				if !fields[m[1]+"."+m[2]+"."+m[3]] {
@@ -245,10 +233,7 @@ func (f *goFile) texts(yield func(string, *ast.BasicLit) bool) {
 // flagsOfPrograms are the names in the literals of cli's flags below cmd.
 func flagsOfPrograms(tree *tree) map[string]bool {
 	flags := map[string]bool{}
-	for _, f := range tree.files {
-		if f.test || !f.under("cmd") {
-			continue
-		}
+	for f := range tree.code("cmd") {
 		ast.Inspect(f.ast, func(n ast.Node) bool {
 			lit, ok := n.(*ast.CompositeLit)
 			if !ok {
@@ -280,10 +265,7 @@ func flagsOfPrograms(tree *tree) map[string]bool {
 // Options, as package.Struct.Field.
 func fieldsOfOptions(tree *tree) map[string]bool {
 	fields := map[string]bool{}
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg") {
-			continue
-		}
+	for f := range tree.code("pkg") {
 		for name, s := range f.structs {
 			if !strings.HasSuffix(name, "Options") {
 				continue
@@ -301,10 +283,7 @@ func fieldsOfOptions(tree *tree) map[string]bool {
 // Every field of an exported struct of options says what it is, and so what its zero
 // value means: who reads has nothing else.
 func everyOptionHasAComment(r *report, tree *tree) {
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg") {
-			continue
-		}
+	for f := range tree.code("pkg") {
 		for name, s := range f.structs {
 			if !strings.HasSuffix(name, "Options") || !ast.IsExported(name) {
 				continue
@@ -340,10 +319,7 @@ func (f *goFile) structs(yield func(string, *ast.StructType) bool) {
 // What a package offers can be named by who imports it: no type below internal is in
 // the signature of an exported function, an exported field or an exported variable.
 func theSurfaceNamesNothingInternal(r *report, tree *tree) {
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg") {
-			continue
-		}
+	for f := range tree.code("pkg") {
 		internal := map[string]bool{} // package names
 		for path := range f.imports {
 			if dir, ours := strings.CutPrefix(path, module+"/internal/"); ours {

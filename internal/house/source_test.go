@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"path/filepath"
@@ -95,6 +96,26 @@ func (t *tree) visit(file string, entry fs.DirEntry, err error) error {
 // place says where a node is: file:line.
 func (t *tree) place(f *goFile, node ast.Node) string {
 	return fmt.Sprintf("%s:%d", f.name, t.fset.Position(node.Pos()).Line)
+}
+
+// code are the files in the folders or below them that are no tests.
+func (t *tree) code(dirs ...string) iter.Seq[*goFile] {
+	return func(yield func(*goFile) bool) {
+		for _, f := range t.files {
+			if !f.test && f.under(dirs...) && !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+// libraries are what other programs may import, or what those import of ours.
+func (t *tree) libraries(yield func(*goFile) bool) {
+	for f := range t.code("pkg", "internal") {
+		if !f.under(testenv) && !yield(f) {
+			return
+		}
+	}
 }
 
 // under reports whether the file is in dir or below it.

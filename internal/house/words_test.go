@@ -62,10 +62,7 @@ func packagesAreNamedForWhatTheyHold(r *report, tree *tree) {
 // variables speaks for its members, and methods that fulfil a contract of the
 // standard library speak for themselves.
 func everyExportedNameHasAComment(r *report, tree *tree) {
-	for _, f := range tree.files {
-		if f.test || !f.under("pkg", "internal") {
-			continue
-		}
+	for f := range tree.code("pkg", "internal") {
 		for _, decl := range f.ast.Decls {
 			switch d := decl.(type) {
 			case *ast.FuncDecl:
