@@ -39,7 +39,7 @@ func newTarget(t testing.TB) *target {
 	t.Helper()
 	udp, tcp := listenUDP(t, "127.0.0.1:0", echoUDP), listen(t, "127.0.0.1:0", echoTCP)
 	r := newRig(t, rigOptions{bare: true, Options: Options{
-		HostLoopback: HostLoopback{[]portRange{{udp.Port(), udp.Port()}, {tcp.Port(), tcp.Port()}}},
+		HostLoopback: HostLoopback{ports: []portRange{{udp.Port(), udp.Port()}, {tcp.Port(), tcp.Port()}}},
 		Policy:       network.Policy{Default: "deny", Allow: []string{"any://10.0.2.2"}},
 		Upstreams:    []netip.AddrPort{listenUDP(t, "127.0.0.1:0", answerUDP(dnsmessage.RCodeSuccess, ""))},
 	}})

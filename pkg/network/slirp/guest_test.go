@@ -261,7 +261,7 @@ func must(t testing.TB, err tcpip.Error) {
 }
 
 // all opens the host's loopback.
-var all = Options{HostLoopback: HostLoopback{[]portRange{{1, 65535}}}}
+var all = Options{HostLoopback: HostLoopback{All: true}}
 
 // families are the host's loopback addresses that tests listen on.
 var families = map[string]string{"IPv4": "127.0.0.1:0", "IPv6": "[::1]:0"}

@@ -9,6 +9,9 @@ import (
 // HostLoopback says which ports of the host's 127.0.0.1 and ::1 the namespace
 // reaches at the gateway's address. The zero value opens none.
 type HostLoopback struct {
+	// All opens every port. False opens those of ParseHostLoopback.
+	All bool
+
 	ports []portRange
 }
 
@@ -22,7 +25,7 @@ func ParseHostLoopback(s string) (HostLoopback, error) {
 	case "", "none":
 		return HostLoopback{}, nil
 	case "all":
-		return HostLoopback{[]portRange{{1, 65535}}}, nil
+		return HostLoopback{All: true}, nil
 	}
 	var h HostLoopback
 	for field := range strings.SplitSeq(s, ",") {
@@ -51,15 +54,15 @@ func parsePort(s string) (uint16, error) {
 
 // String formats h so that ParseHostLoopback reads it.
 func (h HostLoopback) String() string {
-	if len(h.ports) == 0 {
+	switch {
+	case h.All:
+		return "all"
+	case len(h.ports) == 0:
 		return "none"
 	}
 	var b strings.Builder
 	for i, r := range h.ports {
-		switch {
-		case r == portRange{1, 65535}:
-			return "all"
-		case i > 0:
+		if i > 0 {
 			b.WriteByte(',')
 		}
 		b.WriteString(strconv.Itoa(int(r.first)))
@@ -73,6 +76,9 @@ func (h HostLoopback) String() string {
 
 // allows says whether a port is open.
 func (h HostLoopback) allows(port uint16) bool {
+	if h.All {
+		return true
+	}
 	for _, r := range h.ports {
 		if r.first <= port && port <= r.last {
 			return true

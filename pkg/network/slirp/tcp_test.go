@@ -153,7 +153,7 @@ func TestTCPIsRefused(t *testing.T) {
 	}{
 		{"where nobody listens", all, at("10.0.2.2", nobody.Port())},
 		{"at the gateway without --host-loopback", none, at("10.0.2.2", port)},
-		{"at the gateway on a port that is not open", Options{HostLoopback: HostLoopback{[]portRange{{1, 1}}}}, at("10.0.2.2", port)},
+		{"at the gateway on a port that is not open", Options{HostLoopback: HostLoopback{ports: []portRange{{1, 1}}}}, at("10.0.2.2", port)},
 		{"at the DNS address on another port", all, at("10.0.2.3", port)},
 		{"at the unspecified IPv4 network", all, at("0.0.0.1", port)},
 		{"at the IPv6 gateway without --host-loopback", none, at("fd67:6174:656b::2", port)},
