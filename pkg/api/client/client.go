@@ -45,8 +45,8 @@ type Options struct {
 	// address.
 	Socket string
 
-	// Timeout limits each call. Zero means 30 seconds; a negative one leaves
-	// it to the context.
+	// Timeout limits each call, and how long Wait waits. Zero means 30 seconds; a
+	// negative one leaves it to the context.
 	Timeout time.Duration
 }
 
@@ -97,9 +97,15 @@ func (c *Client) Info(ctx context.Context) (api.Info, error) {
 const waitInterval = 20 * time.Millisecond
 
 // Wait waits until a gate answers at the socket, which need not be there yet. It
-// gives up when ctx is done, with an error that wraps the context's and says what
-// the last try came to, and at once where waiting mends nothing.
+// gives up after Options.Timeout and when ctx is done, with an error that wraps the
+// context's and says what the last try came to, and at once where waiting mends
+// nothing.
 func (c *Client) Wait(ctx context.Context) error {
+	if c.http.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.http.Timeout)
+		defer cancel()
+	}
 	tick := time.NewTicker(waitInterval)
 	defer tick.Stop()
 	for {

@@ -254,6 +254,10 @@ func TestAGateIsWaitedFor(t *testing.T) {
 	if err := <-waited; !errors.Is(err, context.Canceled) {
 		t.Errorf("no gate, and the caller gives up: %v", err)
 	}
+	brief := open(t, client.Options{Socket: filepath.Join(dir, "none"), Timeout: 50 * time.Millisecond})
+	if err := brief.Wait(t.Context()); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("no gate in the client's time: %v", err)
+	}
 	refuses, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) })
 	if err := open(t, client.Options{Socket: refuses}).Wait(t.Context()); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("a gate that refuses: %v", err)

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/api/client"
@@ -24,10 +23,8 @@ func Example() {
 	gate := client.New(client.Options{Socket: filepath.Join(stateDir, api.SocketName)})
 	defer gate.CloseIdleConnections()
 
-	// The gate may just be starting.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := gate.Wait(ctx); err != nil {
+	ctx := context.Background()
+	if err := gate.Wait(ctx); err != nil { // it may just be starting
 		log.Fatal(err)
 	}
 	added, err := gate.AddPort(ctx, api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ChildPort: 80})
