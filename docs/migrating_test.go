@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -112,5 +113,149 @@ func TestTheNewNamesOfTheMigrationExist(t *testing.T) {
 	}
 	if found < 30 {
 		t.Errorf("%d names found: are the tables read right?", found)
+	}
+}
+
+// A program of the shape that embedders have, in whose places the lines of the
+// document go.
+const (
+	embedder = `package main
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/child"
+	"github.com/gatekit/gatekit/pkg/network/slirp"
+	"github.com/gatekit/gatekit/pkg/parent"
+)
+
+const childEnv = "EMBEDDER_SOCK"
+
+func main() {
+	rootlessDir, enableIPv6 := os.Args[1], true
+	LINE
+		LINE
+	}
+	if os.Getenv(childEnv) != "" {
+		return
+	}
+	LINE
+	if err != nil {
+		panic(err)
+	}
+	LINE
+	LINE
+		panic(err)
+	}
+}
+
+LINE
+	LINE
+		StateDir:    stateDir,
+		CreatePIDNS: true,
+		LINE
+		LINE
+		LINE
+	}
+	opt.EvacuateCgroup2 = "group"
+	cidr, mtu, disableHostLoopback := "10.41.0.0/16", 0, true
+	LINE
+	if err != nil {
+		return nil, err
+	}
+	LINE
+	if err != nil {
+		return nil, err
+	}
+	opt.CopyUpDirs = []string{"/etc", "/run"}
+	return opt, nil
+}
+`
+	publisher = `package main
+
+import (
+	"context"
+
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
+)
+
+var rootless = struct{ Sock string }{"api.sock"}
+
+func main() {
+	ctx := context.Background()
+	LINE
+	LINE
+		panic(err)
+	}
+	h := &handler{rootlessClient: rootlessClient, ctx: ctx}
+	h.publish()
+}
+
+type handler struct {
+	LINE
+	ctx context.Context
+}
+
+func (h *handler) publish() {
+	LINE
+	if err != nil {
+		panic(err)
+	}
+	id := 0
+	for _, port := range ports {
+		id += port.ID + port.Spec.ParentPort + len(port.Spec.Proto)
+	}
+	LINE
+		Proto:      "tcp",
+		ParentPort: 8080,
+		ChildPort:  80,
+	})
+	if err != nil {
+		panic(err)
+	}
+	println(status.Spec.ParentIP)
+	LINE
+		panic(err)
+	}
+}
+`
+)
+
+// Each table says all of the lines that change, no more than a dozen, and with them
+// the program is one.
+func TestTheLinesOfTheMigrationMakeAProgram(t *testing.T) {
+	text, err := os.ReadFile("migrating-from-rootlesskit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "## A program like k3s")
+	section, _, _ = strings.Cut(section, "\n## ")
+	first, second, _ := strings.Cut(section, "`pkg/rootlessports`")
+	for name, c := range map[string]struct{ section, program string }{
+		"pkg/rootless": {first, embedder}, "pkg/rootlessports": {second, publisher},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := rows(c.section)
+			if places := strings.Count(c.program, "LINE"); len(lines) != places || len(lines) > 12 {
+				t.Fatalf("the table has %d lines, want the %d of the program, a dozen at most", len(lines), places)
+			}
+			program := c.program
+			for _, row := range lines {
+				program = strings.Replace(program, "LINE", strings.Trim(row[len(row)-1], "` "), 1)
+			}
+			file := filepath.Join(t.TempDir(), "main.go")
+			if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("go", "build", "-o", os.DevNull, file).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s\n%s", err, out, program)
+			}
+		})
 	}
 }

@@ -53,20 +53,19 @@ func run(args []string) int {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	}
-	exit := parent.Exit{}
-	app := newApp(p, func(o parent.Options) (err error) {
-		signals := make(chan os.Signal, 64)
-		signal.Notify(signals, parent.ForwardableSignals()...)
-		defer signal.Stop(signals)
-		o.Signals = signals
+	app := newApp(p, func(o parent.Options) error {
+		o.Signals = parent.ForwardableSignals()
 		o.Stopped = parent.StopWithCommand
-		exit, err = parent.Run(context.Background(), o)
-		return err
+		return parent.Run(context.Background(), o)
 	})
-	if err := app.Run(args); err != nil {
+	err := app.Run(args)
+	var exit *parent.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &exit):
 		return fail(p, err)
-	}
-	if exit.Signal != 0 {
+	case exit.Signal != 0:
 		return p.SignalCode(exit.Signal)
 	}
 	return exit.Code

@@ -18,7 +18,6 @@ import (
 	"github.com/gatekit/gatekit/pkg/network/slirp"
 	"github.com/gatekit/gatekit/pkg/parent"
 	"github.com/gatekit/gatekit/pkg/port"
-	"github.com/gatekit/gatekit/pkg/port/builtin"
 )
 
 // options turns flags into options. Its errors are of usage.
@@ -29,14 +28,14 @@ func options(c *cli.Context) (parent.Options, error) {
 		Name:            c.String("name"),
 		Version:         version.Version,
 		RestorePorts:    c.Bool("restore-ports"),
-		CopyUp:          personaOf(c).List(c.StringSlice("copy-up")),
+		CopyUpDirs:      personaOf(c).List(c.StringSlice("copy-up")),
 		CopyUpMode:      c.String("copy-up-mode"),
 		Propagation:     c.String("propagation"),
-		DetachNetns:     c.Bool("detach-netns"),
-		PIDNS:           c.Bool("pidns"),
-		CgroupNS:        c.Bool("cgroupns"),
-		UTSNS:           c.Bool("utsns"),
-		IPCNS:           c.Bool("ipcns"),
+		DetachNetNS:     c.Bool("detach-netns"),
+		CreatePIDNS:     c.Bool("pidns"),
+		CreateCgroupNS:  c.Bool("cgroupns"),
+		CreateUTSNS:     c.Bool("utsns"),
+		CreateIPCNS:     c.Bool("ipcns"),
 		EvacuateCgroup2: c.String("evacuate-cgroup2"),
 		SubIDSource:     c.String("subid-source"),
 		SingleID:        c.Bool("single-id"),
@@ -258,15 +257,9 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 		}
 		o.Publish = append(o.Publish, specs...)
 	}
-	preserve, err := preservesSource(c)
-	if err != nil {
+	if _, err := preservesSource(c); err != nil { // which is slirp's, but checked with any network
 		return err
 	}
-	var opener port.Opener
-	if preserve {
-		opener, _ = o.Network.(port.Opener) // of the drivers, slirp is one
-	}
-	gateway, _ := o.Network.(port.Gateway)
 	driver, _ := persona.PortDriver(c.String("port-driver"))
 	if driver == "" {
 		driver = "none"
@@ -276,10 +269,11 @@ func setPorts(c *cli.Context, o *parent.Options) error {
 	}
 	switch driver {
 	case "builtin":
-		o.Ports = func(s port.Sockets) port.Driver {
-			return builtin.New(builtin.Options{Sockets: s, Opener: opener, Gateway: gateway, Logger: o.Logger})
+		if plan := o.Network.Plan(); !plan.Namespace {
+			return fmt.Errorf("--port-driver=builtin needs a network of its own: --net=%s has none; use slirp, or --port-driver=none", plan.Driver)
 		}
 	case "none":
+		o.DisablePorts = true
 	default:
 		return fmt.Errorf("--port-driver=%s: want builtin or none", driver)
 	}

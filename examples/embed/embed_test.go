@@ -65,7 +65,9 @@ func TestAProgramCarriesItsOwnGate(t *testing.T) {
 		}
 		h.Hide(t, "/usr/local/bin/"+name)
 	}
-	p := h.Start(t, h.Command(program))
+	dataDir := h.User.Home + "/data"
+	// Its flags come before it knows that it is the child, which has them, too.
+	p := h.Start(t, h.Command(program, "-data-dir", dataDir, "-cidr", "10.42.0.0/16"))
 	line := regexp.MustCompile(`^published on port (\d+)\n$`)
 	var published []string
 	testenv.Until(t, "the service to be published", func() bool {
@@ -77,7 +79,7 @@ func TestAProgramCarriesItsOwnGate(t *testing.T) {
 	})
 	for _, host := range []netip.Addr{outside.HostAddr4, outside.HostAddr6} {
 		body, from := get(t, outside, net.JoinHostPort(host.String(), published[1]))
-		for _, want := range []string{"client " + from.String() + "\n", "uid 0, ", "10.41.0.100/16"} {
+		for _, want := range []string{"client " + from.String() + "\n", "uid 0, ", "10.42.0.100/16"} {
 			// IPv6 clients are served on 127.0.0.1, which cannot name them.
 			if host.Is6() && strings.HasPrefix(want, "client") {
 				want = "client 127.0.0.1:"
@@ -86,6 +88,9 @@ func TestAProgramCarriesItsOwnGate(t *testing.T) {
 				t.Errorf("at %v the service says %q, want %q in it", host, body, want)
 			}
 		}
+	}
+	if _, err := os.Stat(h.Path(dataDir + "/rootless/api.sock")); err != nil {
+		t.Error(err)
 	}
 	p.Signal(syscall.SIGTERM)
 	if r := p.Wait(t); r.Code != 0 || r.Stderr != "" {
@@ -98,7 +103,7 @@ func TestAProgramWithoutAGateSaysWhy(t *testing.T) {
 	h := testenv.NewHost(t)
 	program := install(t, h)
 	h.SetSubIDs(t, "", "")
-	r := h.Run(t, h.Command(program))
+	r := h.Run(t, h.Command(program, "-data-dir", h.User.Home+"/data"))
 	if r.Code != 1 || r.Stdout != "" || !strings.HasPrefix(r.Stderr, "embed: ") || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("without subordinate ids: %v\nwant exit code 1 and one line that begins with embed:", r)
 	}

@@ -2,7 +2,8 @@
 // anybody can start, and that runs as root in namespaces, behind a network of its
 // own, without a gatekit on the machine.
 //
-// The program runs three times, and asks at the start which time it is:
+// The program runs three times with the same arguments, and rootless.go finds out
+// which time it is:
 //
 //	user starts it      gate     runs the parent: namespaces, slirp, port driver, API
 //	  parent executes it  child    sets the namespaces up: child.Main
@@ -17,103 +18,53 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/gatekit/gatekit/pkg/api"
 	"github.com/gatekit/gatekit/pkg/api/client"
-	"github.com/gatekit/gatekit/pkg/child"
-	"github.com/gatekit/gatekit/pkg/network/slirp"
-	"github.com/gatekit/gatekit/pkg/parent"
-	"github.com/gatekit/gatekit/pkg/port"
-	"github.com/gatekit/gatekit/pkg/port/builtin"
 )
 
-// envPrefix begins the variables that the gate sets for the service. One of them
-// tells the service where the gate is, and that it is the service.
-const (
-	envPrefix   = "EMBED_"
-	stateDirEnv = envPrefix + "STATE_DIR"
-)
-
-// patience is how long the service waits for the API.
+// patience is how long a client may take for its request's header.
 const patience = 30 * time.Second
 
 func main() {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	// First of all, since the child has no ids yet and other threads are in its way.
-	if child.IsChild() {
-		os.Exit(child.Main(child.Options{Logger: log}))
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	dataDir := flag.String("data-dir", "", "`directory` for the files of the gate")
+	var s settings
+	flag.StringVar(&s.cidr, "cidr", "10.41.0.0/16", "IPv4 `network` of the service")
+	flag.IntVar(&s.mtu, "mtu", 0, "of the service's interface, in bytes; 0 is 1500")
+	flag.BoolVar(&s.enableIPv6, "ipv6", true, "IPv6 for the service, too")
+	flag.BoolVar(&s.disableHostLoopback, "disable-host-loopback", true, "keep the service from the host's 127.0.0.1")
+	flag.Parse()
+	if *dataDir == "" || flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
 	}
-	code, err := 0, error(nil)
-	if stateDir := os.Getenv(stateDirEnv); stateDir != "" {
-		err = runService(stateDir)
-	} else {
-		code, err = runGate(log)
+	if err := rootless(*dataDir, s); err != nil {
+		fail(err)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "embed:", err)
-		code = 1
+	if err := serve(); err != nil {
+		fail(err)
 	}
-	os.Exit(code)
 }
 
-// runGate runs the gate until the service ends, and returns the service's exit code.
-func runGate(log *slog.Logger) (int, error) {
-	options, err := gateOptions(log)
-	if err != nil {
-		return 0, err
-	}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, parent.ForwardableSignals()...)
-	defer signal.Stop(signals)
-	options.Signals = signals
-	exit, err := parent.Run(context.Background(), options)
-	if exit.Signal != 0 {
-		return 128 + int(exit.Signal), err
-	}
-	return exit.Code, err
+// fail ends the program with one line.
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "embed:", err)
+	os.Exit(1)
 }
 
-// gateOptions describe the gate.
-func gateOptions(log *slog.Logger) (parent.Options, error) {
-	network, err := slirp.New(slirp.Options{
-		IPv4:     netip.MustParsePrefix("10.41.0.0/16"), // the service has 10.41.0.100
-		SourceIP: true,
-		Logger:   log,
-	})
-	if err != nil {
-		return parent.Options{}, err
-	}
-	return parent.Options{
-		// This program again: there is one file to install, wherever it is.
-		Command:     append([]string{"/proc/self/exe"}, os.Args[1:]...),
-		EnvPrefixes: []string{envPrefix},
-		Network:     network,
-		Ports: func(sockets port.Sockets) port.Driver {
-			// The network opens flows in the names of clients: the service sees them.
-			return builtin.New(builtin.Options{Sockets: sockets, Opener: network, Logger: log})
-		},
-		PIDNS:    true, // whose first process collects orphans
-		CgroupNS: true,
-		UTSNS:    true,
-		IPCNS:    true,
-		CopyUp:   []string{"/etc", "/var/run", "/run", "/var/lib"},
-		Logger:   log,
-	}, nil
-}
-
-// runService serves inside the gate until SIGTERM or SIGINT, and prints where on the
+// serve serves inside the gate until SIGTERM or SIGINT, and prints where on the
 // host it is published.
-func runService(stateDir string) error {
+func serve() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	listener, err := net.Listen("tcp", "127.0.0.1:80") // root may, inside
@@ -126,7 +77,7 @@ func runService(stateDir string) error {
 	go func() { served <- server.Serve(listener) }()
 	defer server.Close()
 
-	published, err := publish(ctx, stateDir, listener.Addr().(*net.TCPAddr).Port)
+	published, err := publish(ctx, listener.Addr().(*net.TCPAddr).Port)
 	if err != nil {
 		return err
 	}
@@ -141,15 +92,13 @@ func runService(stateDir string) error {
 
 // publish forwards a free port of the host to one of the namespace, for as long as
 // the gate runs. Empty addresses mean all of the host's, and loopback inside.
-func publish(ctx context.Context, stateDir string, inside int) (api.PortStatus, error) {
-	gate := client.New(client.Options{Socket: filepath.Join(stateDir, api.SocketName)})
-	defer gate.CloseIdleConnections()
-	soon, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := gate.Wait(soon); err != nil {
+func publish(ctx context.Context, inside int) (api.PortStatus, error) {
+	rootlessClient := client.New(client.Options{Socket: sock})
+	defer rootlessClient.CloseIdleConnections()
+	if err := rootlessClient.Wait(ctx); err != nil {
 		return api.PortStatus{}, err
 	}
-	status, err := gate.AddPort(ctx, api.PortSpec{Proto: "tcp", ChildPort: inside})
+	status, err := rootlessClient.AddPort(ctx, api.PortSpec{Proto: "tcp", ChildPort: inside})
 	if errors.Is(err, api.ErrConflict) {
 		err = fmt.Errorf("somebody else listens there: %w", err)
 	}

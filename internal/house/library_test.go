@@ -30,7 +30,9 @@ var excused = map[string][]string{
 	// The child has its process to itself: child.Main is its whole life.
 	"pkg/child": {"os.Args", "os.Chdir", "signal.Notify"},
 	// Options.Stdin and so on are the process's where they are not given.
-	"pkg/parent/options.go": {"os.Stdin", "os.Stdout", "os.Stderr"},
+	"pkg/parent/options.go": {"os.Args", "os.Stdin", "os.Stdout", "os.Stderr"},
+	// Options.Signals names them, and Run gives them back.
+	"pkg/parent/signals.go": {"signal.Notify"},
 	// It undoes what the Go runtime has done, around a fork.
 	"internal/linux": {"init"},
 }

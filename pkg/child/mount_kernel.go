@@ -150,7 +150,7 @@ func mountProc() error {
 	}
 	err = linux.Mount("proc", procDir, "proc", kernelFlags|atime, "")
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: parts of /proc are masked, as in a container, and the kernel then allows no new one: start the container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked), or leave out parent.Options.PIDNS", err)
+		return fmt.Errorf("%w: parts of /proc are masked, as in a container, and the kernel then allows no new one: start the container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked), or leave out parent.Options.CreatePIDNS", err)
 	}
 	return err
 }

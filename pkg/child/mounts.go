@@ -161,7 +161,7 @@ func (b fileBind) bind(copied []string, log *slog.Logger) error {
 		}
 	}
 	if _, err := os.Stat(b.target); errors.Is(err, os.ErrNotExist) {
-		log.Warn(b.target+" does not exist on the host and stays so: add parent.Options.CopyUp="+filepath.Dir(b.target)+" to have one inside",
+		log.Warn(b.target+" does not exist on the host and stays so: add parent.Options.CopyUpDirs="+filepath.Dir(b.target)+" to have one inside",
 			"file", b.tree.Name())
 		return nil
 	}

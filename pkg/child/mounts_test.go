@@ -200,12 +200,12 @@ func TestResolvConfAndHosts(t *testing.T) {
 			prepare: func(t *testing.T, etc string) { write(t, etc+"/resolv.conf", "host") },
 			mounts:  Mounts{CopyUp: []string{"/etc", "SCRATCH/run"}, CopyUpMode: copyup.ModeOverlay}},
 		{name: "missing is a warning",
-			warns: "/etc/resolv.conf does not exist on the host and stays so: add parent.Options.CopyUp=/etc"},
+			warns: "/etc/resolv.conf does not exist on the host and stays so: add parent.Options.CopyUpDirs=/etc"},
 		{name: "a dangling link is a warning",
 			prepare: func(t *testing.T, etc string) {
 				must(t, os.Symlink("../run/missing/resolv.conf", etc+"/resolv.conf"))
 			},
-			warns: "/etc/resolv.conf does not exist on the host and stays so: add parent.Options.CopyUp=/etc"},
+			warns: "/etc/resolv.conf does not exist on the host and stays so: add parent.Options.CopyUpDirs=/etc"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.UserNS{

@@ -2,6 +2,7 @@ package parent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"github.com/gatekit/gatekit/pkg/network/slirp"
 	"github.com/gatekit/gatekit/pkg/parent"
 	"github.com/gatekit/gatekit/pkg/port"
-	"github.com/gatekit/gatekit/pkg/port/builtin"
 )
 
 // A command as root in namespaces of its own. The program is executed again to be the
@@ -21,14 +21,14 @@ import (
 //		os.Exit(child.Main(child.Options{}))
 //	}
 func ExampleRun() {
-	exit, err := parent.Run(context.Background(), parent.Options{
+	err := parent.Run(context.Background(), parent.Options{
 		Command:  []string{"sh", "-c", "echo user $(id -u); exit 3"},
 		SingleID: true, // the caller alone: no /etc/subuid is needed
 	})
-	fmt.Println("exit code", exit.Code, "and", err)
+	fmt.Println(err)
 	// Output:
 	// user 0
-	// exit code 3 and <nil>
+	// the command ended with exit code 3
 }
 
 // A gate with a network of its own and a port of the host's, as a server would have
@@ -46,19 +46,20 @@ func ExampleRun_network() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	exit, err := parent.Run(context.Background(), parent.Options{
-		Command: []string{"/srv/server"},
-		Network: network,
-		Ports: func(sockets port.Sockets) port.Driver {
-			return builtin.New(builtin.Options{Sockets: sockets, Opener: network, Logger: logger})
-		},
-		Publish: publish,
-		CopyUp:  []string{"/etc"},
-		PIDNS:   true,
-		Logger:  logger,
+	err = parent.Run(context.Background(), parent.Options{
+		Command:     []string{"/srv/server"},
+		Network:     network,
+		Publish:     publish,
+		CopyUpDirs:  []string{"/etc"},
+		CreatePIDNS: true,
+		Signals:     parent.ForwardableSignals(),
+		Logger:      logger,
 	})
+	var exit *parent.ExitError
+	if errors.As(err, &exit) { // the server's business
+		os.Exit(exit.Status())
+	}
 	if err != nil {
 		log.Fatal(err)
 	}
-	os.Exit(exit.Code)
 }

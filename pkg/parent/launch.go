@@ -124,7 +124,7 @@ func startIn(o *Options, joined *network.Namespaces, files []*os.File) (*os.Proc
 	}
 	const made = unix.CLONE_NEWUSER | unix.CLONE_NEWNET
 	namespaces := []*os.File{joined.User}
-	if !o.DetachNetns { // otherwise a thread of the child joins it
+	if !o.DetachNetNS { // otherwise a thread of the child joins it
 		namespaces = append(namespaces, joined.Net)
 	}
 	restore := linux.LowerFileLimit()
@@ -177,11 +177,11 @@ func (o *Options) cloneFlags() uintptr {
 		wanted bool
 		flag   uintptr
 	}{
-		{o.Network.Plan().Namespace && !o.DetachNetns, unix.CLONE_NEWNET},
-		{o.PIDNS, unix.CLONE_NEWPID},
-		{o.CgroupNS, unix.CLONE_NEWCGROUP},
-		{o.UTSNS, unix.CLONE_NEWUTS},
-		{o.IPCNS, unix.CLONE_NEWIPC},
+		{o.Network.Plan().Namespace && !o.DetachNetNS, unix.CLONE_NEWNET},
+		{o.CreatePIDNS, unix.CLONE_NEWPID},
+		{o.CreateCgroupNS, unix.CLONE_NEWCGROUP},
+		{o.CreateUTSNS, unix.CLONE_NEWUTS},
+		{o.CreateIPCNS, unix.CLONE_NEWIPC},
 	} {
 		if ns.wanted {
 			flags |= ns.flag

@@ -16,6 +16,7 @@ import (
 	"github.com/gatekit/gatekit/pkg/copyup"
 	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/port"
+	"github.com/gatekit/gatekit/pkg/port/builtin"
 )
 
 // ErrUsage marks options that can never work, whatever the host.
@@ -48,8 +49,12 @@ type Options struct {
 	Network network.Driver
 
 	// Ports makes the port driver of the sockets that the child provides; it needs a
-	// Network with a namespace. nil means that the gate forwards no ports.
+	// Network with a namespace. nil means the builtin driver with such a Network, which
+	// opens flows in the names of clients where the Network can, and none with another.
 	Ports func(port.Sockets) port.Driver
+
+	// DisablePorts leaves the port driver out. The gate then forwards no ports.
+	DisablePorts bool
 
 	// Publish are forwards to put in place before the command starts, all of them, or
 	// there is no gate. Empty is none.
@@ -64,9 +69,9 @@ type Options struct {
 	// back is a warning. It keeps the list for the next gate, too.
 	RestorePorts bool
 
-	// CopyUp are directories of the host to make writable inside, absolute paths in
+	// CopyUpDirs are directories of the host to make writable inside, absolute paths in
 	// any order (package copyup). Empty is none.
-	CopyUp []string
+	CopyUpDirs []string
 
 	// CopyUpMode is copyup.ModeSymlink, also for "", or copyup.ModeOverlay.
 	CopyUpMode string
@@ -75,21 +80,22 @@ type Options struct {
 	// "rshared", of all mounts inside (mount_namespaces(7)). Empty is "rprivate".
 	Propagation string
 
-	// DetachNetns keeps the network namespace on <StateDir>/netns and runs the
+	// DetachNetNS keeps the network namespace on <StateDir>/netns and runs the
 	// command in the host's.
-	DetachNetns bool
+	DetachNetNS bool
 
-	// PIDNS, CgroupNS, UTSNS and IPCNS make further namespaces (namespaces(7)). PIDNS
-	// brings a /proc of its own, and CgroupNS cgroup2 mounts.
-	PIDNS, CgroupNS, UTSNS, IPCNS bool
+	// CreatePIDNS, CreateCgroupNS, CreateUTSNS and CreateIPCNS make further namespaces
+	// (namespaces(7)). A PID namespace brings a /proc of its own, and a cgroup
+	// namespace cgroup2 mounts.
+	CreatePIDNS, CreateCgroupNS, CreateUTSNS, CreateIPCNS bool
 
-	// Reaper says whether the child collects orphans. nil means: with PIDNS, where it
-	// has to.
+	// Reaper says whether the child collects orphans. nil means: with CreatePIDNS, where
+	// it has to.
 	Reaper *bool
 
 	// EvacuateCgroup2 is the name of a cgroup below the current one to move the
 	// gate to, so that the current one can delegate its controllers. Empty
-	// moves nothing. It needs PIDNS and CgroupNS.
+	// moves nothing. It needs CreatePIDNS and CreateCgroupNS.
 	EvacuateCgroup2 string
 
 	// SubIDSource says where the caller's subordinate ids come from: "static"
@@ -128,10 +134,11 @@ type Options struct {
 	// and "ROOTLESSKIT_", which container engines look for.
 	EnvPrefixes []string
 
-	// Signals are sent to the command as they come; ForwardableSignals are those to
-	// ask for. While the command does not run yet, SIGINT, SIGTERM, SIGHUP and SIGQUIT
-	// end the gate. nil forwards none.
-	Signals <-chan os.Signal
+	// Signals are those of this process that Run asks for (os/signal), as long as it
+	// runs, and sends to the command: ForwardableSignals, or some of them. While the
+	// command does not run yet, SIGINT, SIGTERM, SIGHUP and SIGQUIT end the gate. Empty
+	// leaves all signals to the program.
+	Signals []os.Signal
 
 	// Stopped is called when a signal, as a rule of the terminal's job control,
 	// has stopped the command, for a program that wants to stop with it. When it
@@ -143,7 +150,9 @@ type Options struct {
 	StopTimeout time.Duration
 
 	// ChildArgs follow child.Name in the arguments with which this program is
-	// executed again to be the child; for the program's own use.
+	// executed again to be the child; for the program's own use. nil means this
+	// program's own arguments, so that one which asks child.IsChild behind its flags
+	// gets there.
 	ChildArgs []string
 
 	// Logger receives warnings, and what happens at debug level. nil discards.
@@ -175,38 +184,41 @@ func (o *Options) validate() error {
 	if err := o.validateNetwork(); err != nil {
 		return err
 	}
-	if err := copyup.Validate(o.CopyUp, o.CopyUpMode); err != nil {
+	if err := copyup.Validate(o.CopyUpDirs, o.CopyUpMode); err != nil {
 		return err
 	}
 	if o.Propagation != "" && !slices.Contains(propagations, o.Propagation) {
 		return fmt.Errorf("parent.Options.Propagation=%s: want one of %s", o.Propagation, strings.Join(propagations, ", "))
 	}
 	if g := o.EvacuateCgroup2; g != "" {
-		if !o.PIDNS || !o.CgroupNS {
-			return errors.New("parent.Options.EvacuateCgroup2 needs parent.Options.PIDNS and parent.Options.CgroupNS")
+		if !o.CreatePIDNS || !o.CreateCgroupNS {
+			return errors.New("parent.Options.EvacuateCgroup2 needs parent.Options.CreatePIDNS and parent.Options.CreateCgroupNS")
 		}
 		if g != filepath.Base(g) || g == "." || g == ".." {
 			return fmt.Errorf("parent.Options.EvacuateCgroup2=%s: want the name of a cgroup, without a slash", g)
 		}
 	}
-	if o.Reaper != nil && !*o.Reaper && o.PIDNS {
-		return errors.New("parent.Options.Reaper=false cannot go with parent.Options.PIDNS: process 1 of a pid namespace has to collect orphans")
+	if o.Reaper != nil && !*o.Reaper && o.CreatePIDNS {
+		return errors.New("parent.Options.Reaper=false cannot go with parent.Options.CreatePIDNS: process 1 of a pid namespace has to collect orphans")
 	}
 	return o.validateIDs()
 }
 
 func (o *Options) validateNetwork() error {
 	plan := o.Network.Plan()
-	if o.DetachNetns && !plan.Namespace {
-		return fmt.Errorf("parent.Options.DetachNetns needs a network of its own: parent.Options.Network=%s has none; use slirp or none", plan.Driver)
+	if o.DetachNetNS && !plan.Namespace {
+		return fmt.Errorf("parent.Options.DetachNetNS needs a network of its own: parent.Options.Network=%s has none; use slirp or none", plan.Driver)
+	}
+	if o.Ports != nil && o.DisablePorts {
+		return errors.New("parent.Options.DisablePorts cannot go with parent.Options.Ports")
 	}
 	if o.Ports != nil && !plan.Namespace {
 		return fmt.Errorf("parent.Options.Ports needs a network of its own: parent.Options.Network=%s has none; use slirp, or no port driver", plan.Driver)
 	}
-	if (len(o.Publish) > 0 || o.PublishAuto) && o.Ports == nil {
+	if (len(o.Publish) > 0 || o.PublishAuto) && !o.forwardsPorts() {
 		return errors.New("parent.Options.Publish needs a port driver: use parent.Options.Network=slirp or none, with parent.Options.Ports=builtin")
 	}
-	if o.RestorePorts && o.Ports == nil {
+	if o.RestorePorts && !o.forwardsPorts() {
 		return errors.New("parent.Options.RestorePorts needs a port driver: use parent.Options.Network=slirp or none, with parent.Options.Ports=builtin")
 	}
 	if o.RestorePorts && o.StateDir == "" {
@@ -218,6 +230,21 @@ func (o *Options) validateNetwork() error {
 		}
 	}
 	return nil
+}
+
+// forwardsPorts says whether the gate has a port driver.
+func (o *Options) forwardsPorts() bool {
+	return !o.DisablePorts && o.Network.Plan().Namespace
+}
+
+// newPorts makes the port driver.
+func (o *Options) newPorts(sockets port.Sockets) port.Driver {
+	if o.Ports != nil {
+		return o.Ports(sockets)
+	}
+	opener, _ := o.Network.(port.Opener)
+	gateway, _ := o.Network.(port.Gateway)
+	return builtin.New(builtin.Options{Sockets: sockets, Opener: opener, Gateway: gateway, Logger: o.Logger})
 }
 
 // mapsIDs says whether the user namespace is made for this gate.
@@ -254,7 +281,7 @@ func (o *Options) setDefaults() {
 		o.Network = network.Host()
 	}
 	if o.Reaper == nil {
-		o.Reaper = &o.PIDNS
+		o.Reaper = &o.CreatePIDNS
 	}
 	if o.Stdin == nil {
 		o.Stdin = os.Stdin
@@ -271,6 +298,9 @@ func (o *Options) setDefaults() {
 	if len(o.EnvPrefixes) == 0 {
 		o.EnvPrefixes = defaultEnvPrefixes
 	}
+	if o.ChildArgs == nil {
+		o.ChildArgs = append([]string{}, os.Args[min(1, len(os.Args)):]...)
+	}
 	if o.StopTimeout == 0 {
 		o.StopTimeout = 10 * time.Second
 	}
@@ -283,20 +313,20 @@ func (o *Options) setDefaults() {
 // over /etc's.
 func (o *Options) mounts(dir *statedir.Dir) child.Mounts {
 	plan := o.Network.Plan()
-	inside := plan.Namespace && !o.DetachNetns
+	inside := plan.Namespace && !o.DetachNetNS
 	m := child.Mounts{
 		Propagation: o.Propagation,
-		CopyUp:      o.CopyUp,
+		CopyUp:      o.CopyUpDirs,
 		CopyUpMode:  o.CopyUpMode,
 		StateDir:    dir.Path(),
 		Sys:         inside,
-		Proc:        o.PIDNS,
-		Cgroup:      o.CgroupNS,
+		Proc:        o.CreatePIDNS,
+		Cgroup:      o.CreateCgroupNS,
 	}
 	if inside && (len(plan.Nameservers) > 0 || plan.DHCP) {
 		m.ResolvConf = dir.ResolvConf()
 	}
-	if inside || len(o.AddHosts) > 0 && !o.DetachNetns {
+	if inside || len(o.AddHosts) > 0 && !o.DetachNetNS {
 		m.Hosts = dir.Hosts()
 	}
 	return m

@@ -24,17 +24,19 @@ func TestOptionsThatCanNeverWorkAreWrongUsage(t *testing.T) {
 	}{
 		"a name that is none":          {Options{Command: []string{"x"}, Name: "a/b"}, "a/b"},
 		"no command":                   {Options{}, "Options.Command"},
-		"detached without a network":   {Options{Command: []string{"x"}, DetachNetns: true}, "Options.DetachNetns"},
+		"detached without a network":   {Options{Command: []string{"x"}, DetachNetNS: true}, "Options.DetachNetNS"},
 		"ports of the host's network":  {Options{Command: []string{"x"}, Ports: noPorts}, "Options.Network=host"},
-		"forwards without a driver":    {Options{Command: []string{"x"}, Network: network.None(), Publish: []port.Spec{{}}}, "Options.Publish"},
+		"forwards without a driver":    {Options{Command: []string{"x"}, Network: network.None(), DisablePorts: true, Publish: []port.Spec{{}}}, "Options.Publish"},
+		"forwards of the host's":       {Options{Command: []string{"x"}, PublishAuto: true}, "Options.Publish"},
+		"a driver and none":            {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, DisablePorts: true}, "Options.DisablePorts"},
 		"a forward that cannot be":     {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, Publish: []port.Spec{{Proto: "sctp"}}}, "sctp"},
 		"restoring without a driver":   {Options{Command: []string{"x"}, StateDir: "d", RestorePorts: true}, "Options.RestorePorts needs a port driver"},
 		"restoring from nowhere":       {Options{Command: []string{"x"}, Network: network.None(), Ports: noPorts, RestorePorts: true}, "Options.StateDir"},
-		"copy-up of /tmp":              {Options{Command: []string{"x"}, CopyUp: []string{"/tmp"}}, "/tmp"},
+		"copy-up of /tmp":              {Options{Command: []string{"x"}, CopyUpDirs: []string{"/tmp"}}, "/tmp"},
 		"an unknown propagation":       {Options{Command: []string{"x"}, Propagation: "wide"}, "wide"},
-		"evacuation alone":             {Options{Command: []string{"x"}, EvacuateCgroup2: "a"}, "Options.PIDNS"},
-		"evacuation to a path":         {Options{Command: []string{"x"}, EvacuateCgroup2: "a/b", PIDNS: true, CgroupNS: true}, "slash"},
-		"process 1 that does not reap": {Options{Command: []string{"x"}, PIDNS: true, Reaper: &no}, "Options.Reaper"},
+		"evacuation alone":             {Options{Command: []string{"x"}, EvacuateCgroup2: "a"}, "Options.CreatePIDNS"},
+		"evacuation to a path":         {Options{Command: []string{"x"}, EvacuateCgroup2: "a/b", CreatePIDNS: true, CreateCgroupNS: true}, "slash"},
+		"process 1 that does not reap": {Options{Command: []string{"x"}, CreatePIDNS: true, Reaper: &no}, "Options.Reaper"},
 		"one kind of map":              {Options{Command: []string{"x"}, UIDMap: []IDMap{{0, 1, 1}}}, "need each other"},
 		"single id and maps":           {Options{Command: []string{"x"}, SingleID: true, UIDMap: []IDMap{{0, 1, 1}}}, "Options.SingleID"},
 		"an unknown source of ids":     {Options{Command: []string{"x"}, SubIDSource: "ldap"}, "ldap"},
@@ -54,8 +56,8 @@ func TestTheNamespacesAreThoseAskedFor(t *testing.T) {
 	}{
 		"the least":         {Options{}, always},
 		"a network":         {Options{Network: network.None()}, always | unix.CLONE_NEWNET},
-		"a detached one":    {Options{Network: network.None(), DetachNetns: true}, always},
-		"all of the others": {Options{PIDNS: true, CgroupNS: true, UTSNS: true, IPCNS: true}, always | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC},
+		"a detached one":    {Options{Network: network.None(), DetachNetNS: true}, always},
+		"all of the others": {Options{CreatePIDNS: true, CreateCgroupNS: true, CreateUTSNS: true, CreateIPCNS: true}, always | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC},
 	} {
 		c.o.setDefaults()
 		if got := c.o.cloneFlags(); got != c.want {

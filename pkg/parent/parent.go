@@ -25,6 +25,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/handshake"
 	"github.com/gatekit/gatekit/internal/statedir"
@@ -40,14 +42,32 @@ import (
 	"github.com/gatekit/gatekit/pkg/port/auto"
 )
 
-// Exit is how the command ended.
-type Exit struct {
-	// Code is the exit code, 0 to 255; 0 where a signal ended the command.
+// ExitError is the error of a gate that did its work, and whose command did not end
+// with code 0.
+type ExitError struct {
+	// Code is the command's exit code, 1 to 255; 0 where a signal ended it.
 	Code int
 
-	// Signal is the signal that ended the command, or the gate before there was one.
-	// 0 is none.
+	// Signal is the signal that ended the command, or the gate before the command
+	// ran. 0 is none.
 	Signal syscall.Signal
+}
+
+// Error says how the command ended.
+func (e *ExitError) Error() string {
+	if e.Signal != 0 {
+		return "the command was ended by " + unix.SignalName(e.Signal)
+	}
+	return fmt.Sprintf("the command ended with exit code %d", e.Code)
+}
+
+// Status is the exit code for a program that ends as its command did, as shells
+// number it: 128 and the signal's number where there was a signal.
+func (e *ExitError) Status() int {
+	if e.Signal != 0 {
+		return 128 + int(e.Signal)
+	}
+	return e.Code
 }
 
 // StartError is the error of a command that cannot be started.
@@ -63,24 +83,30 @@ type StartError struct {
 // Error is the reason.
 func (e *StartError) Error() string { return e.Reason }
 
-// Run runs a gate until its command ends, and returns how that ended. The error
-// is of the gate itself: it wraps ErrUsage when the options can never work, and
-// is a *StartError when there is no such command. Whatever it returns, nothing
-// of the gate is left.
+// Run runs a gate until its command ends, and returns nil when that ended with code
+// 0, as exec.Cmd's Run does. The error is an *ExitError when the command ended in
+// another way. All others are of the gate itself: one wraps ErrUsage when the options
+// can never work, and is a *StartError when there is no such command. Whatever it
+// returns, nothing of the gate is left.
 //
 // When ctx is done the command gets SIGTERM, and SIGKILL after StopTimeout; the
 // error is the context's cause.
-func Run(ctx context.Context, o Options) (Exit, error) {
+func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
 	g := &gate{o: &o}
 	defer g.closeListenFiles()
+	defer g.notifySignals()()
 	if err := o.Validate(); err != nil {
-		return Exit{}, err
+		return err
 	}
 	if err := g.checkHost(ctx); err != nil {
-		return Exit{}, err
+		return err
 	}
-	return g.run(ctx)
+	exit, err := g.run(ctx)
+	if err == nil && exit != (ExitError{}) {
+		err = &exit
+	}
+	return err
 }
 
 // gate is a gate at run time.
@@ -94,7 +120,8 @@ type gate struct {
 	ports   port.Driver // nil without one, as are ledger and auto
 	ledger  *ledger
 	auto    *auto.Publisher
-	notify  *notifier // nil without one
+	notify  *notifier      // nil without one
+	signals chan os.Signal // nil where none are asked for
 
 	running atomic.Bool // the command was let go
 	stop    sync.Once   // of stopCommand
@@ -130,7 +157,7 @@ func (g *gate) checkHost(ctx context.Context) (err error) {
 }
 
 // run makes the gate, runs it, and takes it down.
-func (g *gate) run(ctx context.Context) (exit Exit, err error) {
+func (g *gate) run(ctx context.Context) (exit ExitError, err error) {
 	g.dir, err = statedir.Create(statedir.Options{Path: g.o.StateDir, Name: g.o.Name})
 	if err != nil {
 		return exit, err
@@ -151,7 +178,7 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 		return exit, err
 	}
 	env := g.o.Env
-	if g.o.Network.Plan().Namespace && !g.o.DetachNetns {
+	if g.o.Network.Plan().Namespace && !g.o.DetachNetNS {
 		if g.notify, env, err = newNotifier(env, g.dir.Notify(), g.o.Logger); err != nil {
 			return exit, err
 		}
@@ -166,7 +193,7 @@ func (g *gate) run(ctx context.Context) (exit Exit, err error) {
 		}
 		defer func() { err = errors.Join(err, g.joined.Leave()) }()
 		if g.joined.Shared {
-			g.o.PIDNS, g.o.Reaper = true, &g.o.PIDNS
+			g.o.CreatePIDNS, g.o.Reaper = true, &g.o.CreatePIDNS
 		}
 		g.ids = idMaps{} // they are mapped
 	}
@@ -200,11 +227,11 @@ var errEnded = errors.New("the command ended")
 // supervise runs the parts, starts the command and waits for the first end. The
 // parts outlive ctx while the command is asked to end: it may need the network
 // for that.
-func (g *gate) supervise(ctx context.Context) (Exit, error) {
+func (g *gate) supervise(ctx context.Context) (ExitError, error) {
 	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	parts.Go(func() error { return g.start(partsCtx, parts) })
 	parts.Go(func() error { return g.watch(ctx, partsCtx) })
-	if g.o.Signals != nil {
+	if g.signals != nil {
 		parts.Go(func() error { return g.forwardSignals(partsCtx) })
 	}
 	if g.notify != nil {
@@ -218,16 +245,16 @@ func (g *gate) supervise(ctx context.Context) (Exit, error) {
 	switch {
 	case errors.Is(err, errEnded):
 		e := g.session.exit
-		return Exit{Code: e.Code, Signal: syscall.Signal(e.Signal)}, nil
+		return ExitError{Code: e.Code, Signal: syscall.Signal(e.Signal)}, nil
 	case errors.As(err, &early):
-		return Exit{Signal: syscall.Signal(early)}, nil
+		return ExitError{Signal: syscall.Signal(early)}, nil
 	case errors.Is(err, errChildGone):
 		g.session.conn.Close()
 		err = g.child.death(deathPatience)
 	}
 	// A part has failed, or the caller gave up: the command did not end yet.
 	g.stopCommand()
-	return Exit{}, err
+	return ExitError{}, err
 }
 
 // watch returns when the command or the child has ended, or the caller wants
@@ -287,7 +314,7 @@ func (g *gate) start(ctx context.Context, parts *errgroup.Group) error {
 	}
 	defer setup.Close()
 	files := []*os.File{setup}
-	if g.joined != nil && g.o.DetachNetns {
+	if g.joined != nil && g.o.DetachNetNS {
 		files = append(files, g.joined.Net)
 	}
 	if err := g.session.send(handshake.KindSetup, nil, files...); err != nil {
@@ -338,12 +365,12 @@ func (g *gate) setup() handshake.Setup {
 	s := handshake.Setup{
 		Plan:         g.o.Network.Plan(),
 		Mounts:       mounts,
-		PIDNamespace: g.o.PIDNS,
+		PIDNamespace: g.o.CreatePIDNS,
 		Reap:         *g.o.Reaper,
 		Command:      g.o.Command,
 		ListenFDs:    len(g.o.ListenFiles),
 	}
-	if g.o.DetachNetns {
+	if g.o.DetachNetNS {
 		s.DetachedNetns = g.dir.Netns()
 	}
 	return s

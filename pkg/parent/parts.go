@@ -42,7 +42,7 @@ func (g *gate) attach(ctx context.Context) error {
 		return nil
 	}
 	thread := g.child.Pid
-	if g.o.DetachNetns {
+	if g.o.DetachNetNS {
 		select {
 		case <-g.session.detached:
 		case <-g.session.done:
@@ -134,13 +134,13 @@ type socketUser interface{ UseSockets(port.Sockets) }
 
 // startPorts runs the port driver and puts the first forwards in place.
 func (g *gate) startPorts(ctx context.Context, parts *errgroup.Group) error {
-	if g.o.Ports == nil || ctx.Err() != nil {
+	if !g.o.forwardsPorts() || ctx.Err() != nil {
 		return nil
 	}
 	if n, ok := g.o.Network.(socketUser); ok {
 		n.UseSockets(g.session)
 	}
-	g.ports = g.o.Ports(g.session)
+	g.ports = g.o.newPorts(g.session)
 	parts.Go(func() error {
 		return partError(ctx, "port driver "+g.ports.Info().Driver, g.ports.Run(ctx))
 	})

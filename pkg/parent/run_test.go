@@ -2,6 +2,7 @@ package parent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,8 +35,8 @@ func TestTheCommandReadsAndWritesWhatItIsGiven(t *testing.T) {
 		SingleID: true,
 		Stdin:    open("in"), Stdout: open("out"), Stderr: open("err"),
 	}
-	if exit, err := parent.Run(t.Context(), o); err != nil || exit != (parent.Exit{}) {
-		t.Fatalf("%+v, %v", exit, err)
+	if err := parent.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
 	}
 	for file, want := range map[*os.File]string{o.Stdout: "asked", o.Stderr: "wrong\n"} {
 		if _, err := file.Seek(0, io.SeekStart); err != nil {
@@ -52,16 +53,13 @@ func TestGatesInOneProcessRunAtOnce(t *testing.T) {
 	ended := make(chan error, 4)
 	for range cap(ended) {
 		go func() {
-			exit, err := parent.Run(t.Context(), parent.Options{Command: []string{"sh", "-c", "exit 5"}, SingleID: true})
-			if err == nil && exit.Code != 5 {
-				t.Errorf("exit %+v, want code 5", exit)
-			}
-			ended <- err
+			ended <- parent.Run(t.Context(), parent.Options{Command: []string{"sh", "-c", "exit 5"}, SingleID: true})
 		}()
 	}
 	for range cap(ended) {
-		if err := <-ended; err != nil {
-			t.Error(err)
+		var exit *parent.ExitError
+		if err := <-ended; !errors.As(err, &exit) || *exit != (parent.ExitError{Code: 5}) {
+			t.Errorf("%v, want exit code 5", err)
 		}
 	}
 }
@@ -97,8 +95,8 @@ func TestAProgramBringsItsOwnNetworkDriver(t *testing.T) {
 		Command:  []string{"stat", "-L", "-c", "%i", "/proc/self/ns/net"},
 		SingleID: true, Network: driver, Stdout: out,
 	}
-	if exit, err := parent.Run(t.Context(), o); err != nil || exit != (parent.Exit{}) {
-		t.Fatalf("%+v, %v", exit, err)
+	if err := parent.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
 	}
 	said, err := os.ReadFile(out.Name())
 	if inside := strings.TrimSpace(string(said)); err != nil || inside != fmt.Sprint(driver.inode) {
@@ -106,7 +104,7 @@ func TestAProgramBringsItsOwnNetworkDriver(t *testing.T) {
 	}
 	driver = &ours{}
 	o.Network = named{driver}
-	if _, err := parent.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), `"theirs" has no child half`) {
+	if err := parent.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), `"theirs" has no child half`) {
 		t.Errorf("a driver that the child does not know: %v", err)
 	}
 }
