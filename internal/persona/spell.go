@@ -14,15 +14,15 @@ import (
 // flags are the flags of the two programs by the fields that they set. A value is
 // part of the name where the flag spells it in another way.
 var flags = map[string]string{
-	"parent.Options.CreateCgroupNS":  "gatekit --cgroupns",
 	"parent.Options.Command":         "gatekit COMMAND",
 	"parent.Options.CopyUpDirs":      "gatekit --copy-up",
-	"parent.Options.DisablePorts":    "gatekit --port-driver=none",
+	"parent.Options.CreateCgroupNS":  "gatekit --cgroupns",
+	"parent.Options.CreatePIDNS":     "gatekit --pidns",
 	"parent.Options.DetachNetNS":     "gatekit --detach-netns",
+	"parent.Options.DisablePorts":    "gatekit --port-driver=none",
 	"parent.Options.EvacuateCgroup2": "gatekit --evacuate-cgroup2",
 	"parent.Options.GIDMap":          "gatekit --gidmap",
 	"parent.Options.Network":         "gatekit --net",
-	"parent.Options.CreatePIDNS":     "gatekit --pidns",
 	"parent.Options.Ports":           "gatekit --port-driver",
 	"parent.Options.Propagation":     "gatekit --propagation",
 	"parent.Options.Publish":         "gatekit --publish",
