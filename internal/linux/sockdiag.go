@@ -134,29 +134,18 @@ func (q InetQuery) encode(seq uint32) []byte {
 
 // decode reads the messages of one answer. It reports whether they are the last.
 func (d *SockDiag) decode(b []byte, sockets *[]InetSocket) (done bool, err error) {
-	for len(b) >= unix.NLMSG_HDRLEN {
-		length := int(binary.NativeEndian.Uint32(b))
-		if length < unix.NLMSG_HDRLEN || length > len(b) {
-			break
+	for len(b) > 0 {
+		var m netlinkMessage
+		if m, b, err = nextNetlinkMessage(b); err != nil {
+			return true, err
 		}
-		kind, seq := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:])
-		body := b[unix.NLMSG_HDRLEN:length]
-		b = b[min(len(b), (length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
 		switch {
-		case seq != d.seq: // of a request that was given up
-		case kind == unix.NLMSG_DONE, kind == unix.NLMSG_ERROR:
-			if len(body) >= 4 {
-				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
-					return true, unix.Errno(-code)
-				}
-			}
-			return true, nil
-		case kind == unix.SOCK_DIAG_BY_FAMILY && len(body) >= diagMessageSize:
-			*sockets = append(*sockets, decodeInetSocket(body))
+		case m.seq != d.seq: // of a request that was given up
+		case m.kind == unix.NLMSG_DONE, m.kind == unix.NLMSG_ERROR:
+			return true, m.failure()
+		case m.kind == unix.SOCK_DIAG_BY_FAMILY && len(m.body) >= diagMessageSize:
+			*sockets = append(*sockets, decodeInetSocket(m.body))
 		}
-	}
-	if len(b) > 0 {
-		return true, unix.EBADMSG
 	}
 	return false, nil
 }
@@ -174,15 +163,10 @@ func decodeInetSocket(b []byte) InetSocket {
 		UID:   binary.NativeEndian.Uint32(b[64:]),
 		Inode: binary.NativeEndian.Uint32(b[68:]),
 	}
-	for attrs := b[diagMessageSize:]; len(attrs) >= unix.SizeofRtAttr; {
-		length := int(binary.NativeEndian.Uint16(attrs))
-		if length < unix.SizeofRtAttr || length > len(attrs) {
-			break
+	for kind, value := range netlinkAttributes(b[diagMessageSize:]) {
+		if kind == skV6Only && len(value) > 0 {
+			s.V6Only = value[0] != 0
 		}
-		if binary.NativeEndian.Uint16(attrs[2:]) == skV6Only && length > unix.SizeofRtAttr {
-			s.V6Only = attrs[unix.SizeofRtAttr] != 0
-		}
-		attrs = attrs[min(len(attrs), (length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
 	}
 	return s
 }
