@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -262,13 +263,73 @@ func TestSourceIPCanBeTurnedOff(t *testing.T) {
 	}
 }
 
-// Where the namespace has another way to the client's network, or none, nothing
-// that enters in the client's name is answered.
-func TestAnAddressThatCannotBeKeptIsNoFailure(t *testing.T) {
+// shell runs commands inside, each of which must succeed.
+func (g *gate) shell(t *testing.T, commands ...string) {
+	t.Helper()
+	for _, c := range commands {
+		g.run(t, strings.Fields(c)...)
+	}
+}
+
+// Where the namespace has another way to a client than the gateway, or none, what a
+// service answers does not come to the gate. So the client is served by the fast path, at
+// once, and others are not.
+func TestClientsToWhomAnotherRouteLeadsAreServed(t *testing.T) {
+	s := newSite(t)
+	second := s.Host.Outside(t)
+	for name, route := range map[string]struct{ ipv4, ipv6 string }{
+		"by another router":    {"CLIENT via 10.77.0.2", "CLIENT via fd77::2"},
+		"as a neighbour":       {"CLIENT dev other", "CLIENT dev other"},
+		"as a neighbour of us": {"CLIENT dev tap0", "CLIENT dev tap0"},
+		"as an own address":    {"local CLIENT dev lo", "local CLIENT dev lo"},
+		"to nowhere":           {"blackhole CLIENT", "blackhole CLIENT"},
+		"to an error":          {"prohibit CLIENT", "unreachable CLIENT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+			g.witness(t, everywhere...)
+			g.expectListed(t, "preserve", "preserve")
+			g.shell(t,
+				"ip link add other type veth peer name end",
+				"ip address add 10.77.0.1/24 dev other",
+				"ip address add fd77::1/64 dev other nodad",
+				"ip link set other up",
+				"ip link set end up",
+				"ip -4 route add "+strings.ReplaceAll(route.ipv4, "CLIENT", s.outside.Addr4.String()),
+				"ip -6 route add "+strings.ReplaceAll(route.ipv6, "CLIENT", s.outside.Addr6.String()))
+			for _, network := range []string{"tcp", "udp"} {
+				expectLoopback(t, network, s.outside, at(s.outside.HostAddr4, 8080))
+				expectLoopback(t, network, s.outside, at(s.outside.HostAddr6, 8080))
+				expectOwn(t, network, second, at(second.HostAddr4, 8080))
+				expectOwn(t, network, second, at(second.HostAddr6, 8080))
+			}
+			g.expectListed(t, "partly", "partly")
+			told := map[netip.Addr]string{}
+			for _, c := range parseConnections(t, g.ctlOutput(t, "connections", "--json")) { // of UDP, by now
+				told[c.RemoteIP] = c.SourceIP
+			}
+			want := map[netip.Addr]string{s.outside.Addr4: "off", s.outside.Addr6: "off", second.Addr4: "preserve", second.Addr6: "preserve"}
+			if !maps.Equal(told, want) {
+				t.Errorf("the flows are told with %v, want %v", told, want)
+			}
+			g.stop(t)
+			if log := g.Stderr(); strings.Contains(log, "does not answer") {
+				t.Errorf("an answer was waited for: %s", log)
+			}
+		})
+	}
+}
+
+// Where a firewall inside drops what comes in a client's name, TCP finds out by waiting,
+// once for each client.
+func TestClientsWhomAFirewallInsideDropsAreServed(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
 	g.witness(t, everywhere...)
-	g.run(t, "ip", "route", "add", "blackhole", s.outside.Addr4.String())
+	g.shell(t,
+		"nft add table ip wall",
+		"nft add chain ip wall in { type filter hook input priority 0 ; }",
+		"nft add rule ip wall in ip saddr "+s.outside.Addr4.String()+" drop")
 	g.expectListed(t, "preserve", "preserve")
 	for range 2 {
 		expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8080))

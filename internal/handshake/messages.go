@@ -84,8 +84,8 @@ type Signal struct {
 	Signal int `json:"signal"`
 }
 
-// Request asks for N sockets of Domain and Type (socket(2)); those of AF_NETLINK
-// are of NETLINK_SOCK_DIAG, and those of AF_PACKET write to lo (slirp.OpenLoopback).
+// Request asks for N sockets of Domain and Type (socket(2)), as port.NewSocket makes
+// them; those of AF_PACKET write to lo (slirp.OpenLoopback).
 type Request struct {
 	ID     uint64 `json:"id"`
 	Domain int    `json:"domain"`

@@ -10,8 +10,9 @@ import (
 // speaks for all of the outside can do that; a port driver that is given one
 // uses it for the clients that are not the host itself.
 type Opener interface {
-	// Keeps says whether flows from this client to this service can be opened. It
-	// is asked before each of the others, and takes no time.
+	// Keeps says whether flows from this client to this service can be opened, and
+	// what the service answers comes back. It is asked before each of the others, and
+	// does not wait.
 	Keeps(client, service netip.Addr) bool
 
 	// Reaches says whether flows to this service can be opened from clients of its

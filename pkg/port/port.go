@@ -63,7 +63,7 @@ const (
 	SourceIPPreserve SourceIP = "preserve"
 
 	// SourceIPPartly: some are, and others by an address of the namespace's: those
-	// of one family, or to whom the service has not answered lately.
+	// of one family, or single ones lately.
 	SourceIPPartly SourceIP = "partly"
 
 	// SourceIPOff: all are seen by an address of the namespace's.

@@ -16,9 +16,10 @@ type Sockets interface {
 	// Sockets returns up to n new, unconnected, non-blocking, close-on-exec sockets,
 	// and at least one where it returns no error.
 	// domain is unix.AF_INET or AF_INET6 with a typ of unix.SOCK_STREAM or
-	// SOCK_DGRAM, or unix.AF_NETLINK with SOCK_RAW, which speaks
-	// NETLINK_SOCK_DIAG (sock_diag(7)). The network driver may ask for AF_PACKET with
-	// SOCK_RAW as well, which writes frames to lo. The caller owns them.
+	// SOCK_DGRAM, or unix.AF_NETLINK, which speaks NETLINK_SOCK_DIAG (sock_diag(7)) with
+	// SOCK_RAW, and NETLINK_ROUTE (rtnetlink(7)) with SOCK_DGRAM. The network driver may
+	// ask for AF_PACKET with SOCK_RAW as well, which writes frames to lo. The caller owns
+	// them.
 	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
 }
 
@@ -64,7 +65,9 @@ func NewSocket(domain, typ int) (*os.File, error) {
 	switch domain {
 	case unix.AF_INET, unix.AF_INET6:
 	case unix.AF_NETLINK:
-		protocol = unix.NETLINK_SOCK_DIAG
+		if protocol = unix.NETLINK_SOCK_DIAG; typ == unix.SOCK_DGRAM {
+			protocol = unix.NETLINK_ROUTE
+		}
 	default:
 		return nil, unix.EAFNOSUPPORT
 	}

@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -55,6 +56,9 @@ type inbound struct {
 
 	lo      atomic.Pointer[loopback] // nil where the loopback is not reached
 	opening sync.Once                // of lo
+
+	routes atomic.Pointer[linux.Routes] // of the namespace; nil where they are not known
+	asking sync.Once                    // for the socket of routes
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -121,12 +125,16 @@ func (in *inbound) enter(file *os.File) error {
 	return nil
 }
 
-// leave closes the way by lo, after wait.
+// leave closes what was opened in the namespace, after wait.
 func (in *inbound) leave() error {
+	var errs []error
 	if lo := in.lo.Swap(nil); lo != nil {
-		return lo.dev.close()
+		errs = append(errs, lo.dev.close())
 	}
-	return nil
+	if routes := in.routes.Swap(nil); routes != nil {
+		errs = append(errs, routes.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Keeps implements port.Opener.
@@ -147,7 +155,7 @@ func (in *inbound) keeps(client, service netip.Addr) bool {
 			return false
 		}
 	}
-	return in.reaches(service)
+	return in.reaches(service) && in.answered(client, service)
 }
 
 // Reaches implements port.Opener.
@@ -156,6 +164,7 @@ func (n *Network) Reaches(service netip.Addr) bool {
 	if !n.plan.SourceIP || in == nil {
 		return false
 	}
+	n.openRoutes(in)
 	if service.IsLoopback() {
 		n.openLoopback(in)
 	}

@@ -15,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
@@ -90,6 +91,32 @@ func TestOnlySomeAddressesCanBeKept(t *testing.T) {
 			t.Errorf("%s: that it is reached is %v", c.service, !way)
 		}
 	}
+}
+
+// The routes are those of a namespace without any, nor an address.
+func TestWhoCannotBeAnsweredIsNotKept(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		r := newInboundRig(t, true)
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.e.inbound.routes.Store(linux.NewRoutes(os.NewFile(uintptr(fd), "routes")))
+		expect := func(client, service netip.Addr, want bool) {
+			t.Helper()
+			if got := r.net.Keeps(client, service); got != want {
+				t.Errorf("%v to %v: kept is %v", client, service, got)
+			}
+		}
+		expect(worldIPv4, childIPv4, false)
+		expect(worldIPv6, childIPv6, false)
+		expect(worldIPv4, nestedIPv4, true) // it has routes of its own
+		if err := r.e.inbound.routes.Load().Close(); err != nil {
+			t.Fatal(err)
+		}
+		expect(worldIPv4, childIPv4, true) // there is no knowing
+		r.e.inbound.routes.Store(nil)
+	}}.Run(t)
 }
 
 func TestAServiceThatIsNowhereOnTheLinkDoesNotAnswer(t *testing.T) {

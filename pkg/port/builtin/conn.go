@@ -55,6 +55,9 @@ type conn struct {
 	family  port.Families // the client's
 	since   time.Time     // when it was accepted
 
+	// stranger says that the client is not the host itself. It is run's.
+	stranger bool
+
 	mu   sync.Mutex // guards what is below, and fields of the ends
 	ends []*end     // the client's, then the service's
 	done bool       // cut, or over: ends attached from now on are reset
@@ -106,6 +109,10 @@ func (c *conn) run(fd int) {
 		}
 		c.cut()
 		return
+	}
+	if c.stranger {
+		c.forward.strays.begin()
+		defer c.forward.strays.end()
 	}
 	var other sync.WaitGroup
 	other.Go(func() { c.carry(service, client) })

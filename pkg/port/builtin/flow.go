@@ -44,8 +44,9 @@ type flow struct {
 	since    time.Time // when the first datagram came
 	used     time.Time // when a datagram last passed
 
-	kept  port.Datagrams // in the client's name, in place of fd; nil for none
-	heard atomic.Bool    // the service has sent something that way since hear
+	kept     port.Datagrams // in the client's name, in place of fd; nil for none
+	heard    atomic.Bool    // the service has sent something that way since hear
+	stranger bool           // the client is not the host itself
 
 	// The flow is in two lists: of all flows, and of its forward's.
 	places [2]place
@@ -200,6 +201,9 @@ func (x *exchange) closeFD(f *flow) {
 	x.loop.unwatch(f.fd, f.token)
 	unix.Close(f.fd)
 	f.fd = -1
+	if f.stranger {
+		f.socket.forward.strays.end()
+	}
 }
 
 // expire closes the flows that have been silent for their time, frees the batch

@@ -31,6 +31,7 @@ type forward struct {
 	over  chan struct{}      // closed with the last connection; nil before Remove
 
 	detours detours
+	strays  strays
 }
 
 // newForward returns a forward that holds nothing and has no id yet.

@@ -19,11 +19,12 @@ import (
 // connection is left here then but its entry in the lists, without a goroutine.
 //
 // The fast path remains for all that cannot be kept: clients on the host's own
-// addresses, services at an address that the Opener has no way to, and services
-// that do not answer to what comes that way (a firewall inside, a route inside to
-// the client's network). The last is found out by waiting, so it is remembered for
-// each client for a while. A refusal is tried once more on the fast path, which
-// knows of more addresses, and carries it to the client.
+// addresses; services at an address that the Opener has no way to, and clients to whom
+// it knows that none leads back (a route inside to their network); and services that do
+// not answer to what comes that way (a firewall inside). The last is found out by
+// waiting, of TCP alone, so it is remembered for each client for a while. A refusal is
+// tried once more on the fast path, which knows of more addresses, and carries it to the
+// client.
 //
 // The attempts at one time are limited: thousands at once keep the Opener's own loop
 // off the processors, so that the interface's queue overflows with the answers.
@@ -46,8 +47,12 @@ func (c *conn) keep(fd int) bool {
 		return false
 	}
 	client, ok := peerOf(fd)
+	if !ok || d.hosts.has(client.Addr()) {
+		return false
+	}
+	c.stranger = true
 	target := c.forward.status.Spec.Target(c.family)
-	if !ok || d.hosts.has(client.Addr()) || !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
+	if !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
 		return false
 	}
 	ctx, cancel := context.WithCancel(d.ctx)
@@ -190,7 +195,7 @@ func (d *Driver) statuses(forwards []*forward) []port.Status {
 
 // statusOf is the status of a forward at this moment, with whose address its
 // service sees: what keep and openKept do for the first address of the service, and
-// where detours have been taken.
+// whether they have not for some client lately.
 func (d *Driver) statusOf(fw *forward) port.Status {
 	status := fw.status
 	if status.Spec.Reverse { // all of its clients are in the namespace
@@ -208,7 +213,7 @@ func (d *Driver) statusOf(fw *forward) port.Status {
 	switch {
 	case kept == 0:
 		status.SourceIP = port.SourceIPOff
-	case kept < listens || fw.detours.any():
+	case kept < listens || fw.strays.any():
 		status.SourceIP = port.SourceIPPartly
 	default:
 		status.SourceIP = port.SourceIPPreserve
@@ -250,19 +255,6 @@ func (d *detours) has(client netip.Addr) bool {
 	return ok
 }
 
-// any says whether there is a client whose address cannot be kept.
-func (d *detours) any() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := time.Now()
-	for _, until := range d.until {
-		if now.Before(until) {
-			return true
-		}
-	}
-	return false
-}
-
 // add takes note of a client; the notes begin anew when there are too many.
 func (d *detours) add(client netip.Addr) {
 	d.mu.Lock()
@@ -271,4 +263,32 @@ func (d *detours) add(client netip.Addr) {
 		d.until = map[netip.Addr]time.Time{}
 	}
 	d.until[client] = time.Now().Add(detourSpan)
+}
+
+// strays counts the connections and flows of a forward in which its service does not see
+// the address of a client that is not the host itself.
+type strays struct {
+	mu    sync.Mutex // guards what is below
+	now   int
+	until time.Time // when the last one is forgotten
+}
+
+func (s *strays) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now++
+}
+
+func (s *strays) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now--
+	s.until = time.Now().Add(detourSpan)
+}
+
+// any says whether there is one, or was within a minute.
+func (s *strays) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now > 0 || time.Now().Before(s.until)
 }

@@ -16,7 +16,11 @@ import (
 func (x *exchange) openKept(f *flow) bool {
 	o := x.driver.opts.Opener
 	peer := f.arrival.Peer
-	if o == nil || f.socket.forward.status.Spec.Reverse || peer.Scope != 0 || !o.Keeps(peer.Addr, f.targets[0].Addr()) || x.driver.hosts.has(peer.Addr) {
+	if o == nil || f.socket.forward.status.Spec.Reverse || x.driver.hosts.has(peer.Addr) {
+		return false
+	}
+	f.stranger = true
+	if peer.Scope != 0 || !o.Keeps(peer.Addr, f.targets[0].Addr()) {
 		return false
 	}
 	kept, err := o.OpenDatagrams(netip.AddrPortFrom(peer.Addr, peer.Port), f.targets[0], func(payload []byte) {

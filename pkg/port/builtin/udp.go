@@ -221,6 +221,9 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 		return
 	}
 	f.fd = fd
+	if f.stranger {
+		f.socket.forward.strays.begin()
+	}
 	pending := f.pending
 	f.pending = nil
 	for _, data := range pending {
