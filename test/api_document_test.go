@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -269,32 +270,49 @@ func TestAThousandAskForOneAddress(t *testing.T) {
 	}
 }
 
-// What is not HTTP, and what never comes to an end, changes nothing and ends.
+// What is not HTTP, and what never comes to an end, has the answers that the document
+// says, changes nothing and ends. Requests before garbage are answered.
 func TestGarbageOnTheSocketChangesNothing(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "60")
 	before := specsOf(t, g)
-	for name, text := range map[string]string{
-		"zeros":              strings.Repeat("\x00", 5000),
-		"a huge header":      "GET /v1/info HTTP/1.1\r\nHost: g\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n",
-		"pipelined requests": strings.Repeat("DELETE /v1/ports/x HTTP/1.1\r\nHost: g\r\n\r\n", 100) + "\x00garbage\r\n\r\n",
-		"two lengths":        "POST /v1/ports HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\nContent-Length: 50\r\n\r\n{}",
-		"a chunk of no size": "POST /v1/ports HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-		"half a request":     "POST /v1/ports HTTP/1.1\r\nHost: g\r\nContent-Length: 500\r\n\r\n{",
+	taken := `{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}`
+	for name, c := range map[string]struct {
+		text string
+		want []int
+	}{
+		"zeros":              {strings.Repeat("\x00", 5000), []int{400}},
+		"another protocol":   {"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", []int{400}},
+		"a huge header":      {"GET /v1/info HTTP/1.1\r\nHost: g\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n", []int{431}},
+		"pipelined requests": {strings.Repeat("DELETE /v1/ports/x HTTP/1.1\r\nHost: g\r\n\r\n", 100) + "\x00garbage\r\n\r\n", slices.Repeat([]int{400}, 101)},
+		"pipelined bodies":   {strings.Repeat(call("POST", "/v1/ports", taken), 3) + call("POST", "/v1/ports", "{") + "{}\r\n\r\n", []int{409, 409, 409, 400, 400}},
+		"calls of all kinds": {call("GET", "/v1/info", "") + call("PATCH", "/v1/ports", "x") + call("GET", "/v2", "") + "GET\r\n\r\n", []int{200, 405, 404, 400}},
+		"too large a body":   {call("POST", "/v1/ports", strings.Repeat("{", api.MaxBody+1)) + call("DELETE", "/v1/ports/1", ""), []int{413}},
+		"two lengths":        {"POST /v1/ports HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\nContent-Length: 50\r\n\r\n{}", []int{400}},
+		"a chunk of no size": {"POST /v1/ports HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", []int{400}},
+		"half a request":     {"POST /v1/ports HTTP/1.1\r\nHost: g\r\nContent-Length: 500\r\n\r\n{", []int{400}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := s.Command("socat", "-t1", "-", "UNIX-CONNECT:"+g.socket())
-			cmd.Stdin = strings.NewReader(text)
+			cmd := s.Command("socat", "-t5", "-", "UNIX-CONNECT:"+g.socket())
+			cmd.Stdin = strings.NewReader(c.text)
 			p := s.Start(t, cmd)
 			testenv.Until(t, "the end of the connection", func() bool { return !p.Running() })
-			for line := range strings.Lines(p.Stdout()) {
-				if strings.HasPrefix(line, "HTTP/1.1 ") && !strings.HasPrefix(line, "HTTP/1.1 4") {
-					t.Errorf("the answer is %s", line)
-				}
+			var got []int
+			for _, line := range regexp.MustCompile(`HTTP/1\.1 (\d+) `).FindAllStringSubmatch(p.Stdout(), -1) {
+				status, _ := strconv.Atoi(line[1]) // digits
+				got = append(got, status)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("the answers are %v, want %v", got, c.want)
 			}
 			if after := specsOf(t, g); !slices.Equal(before, after) {
 				t.Errorf("the forwards are %v", after)
 			}
 		})
 	}
+}
+
+// call is a request as it is written.
+func call(method, path, body string) string {
+	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -571,36 +572,50 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
-func FuzzBody(f *testing.F) {
-	for _, seed := range []string{spec, "[" + spec + "]", "null", "{}", "[]", `{"parentPort":1e3}`, `[null]`, "\x00"} {
-		f.Add([]byte(seed), true)
-		f.Add([]byte(seed), false)
+// FuzzCall makes calls of all kinds. Each is answered as the document says, and one that
+// is refused changes nothing.
+func FuzzCall(f *testing.F) {
+	for _, body := range []string{spec, "[" + spec + "]", "null", "{}", "[]", `{"parentPort":1e3}`, `[null]`, "\x00"} {
+		f.Add("POST", "/v1/ports", []byte(body))
+		f.Add("POST", "/v1/ports/batch", []byte(body))
 	}
-	f.Fuzz(func(t *testing.T, body []byte, batch bool) {
-		s := New(Options{Gate: &fakeGate{}, UIDs: []uint32{1}})
-		path := "/v1/ports"
-		if batch {
-			path += "/batch"
-		}
+	for _, path := range []string{"/v1/ports/1", "/v1/ports/1?drain=1h", "/v1/ports/1?drain=%zz", "/v1/ports/-9223372036854775809", "/v1/ports/%31", "/v1/ports/auto", "/v1/ports/", "//"} {
+		f.Add("DELETE", path, []byte(nil))
+		f.Add("GET", path, []byte(nil))
+	}
+	f.Add("PUT", "/v1/policy", []byte(`{"default":"deny","allow":["tcp://a:1"],"deny":null}`))
+	f.Fuzz(func(t *testing.T, method, target string, body []byte) {
 		ctx := context.WithValue(t.Context(), peerKey{}, peer{uid: 1})
-		req, err := http.NewRequestWithContext(ctx, "POST", "http://g"+path, strings.NewReader(string(body)))
+		req, err := http.NewRequestWithContext(ctx, method, "http://g"+target, bytes.NewReader(body))
 		if err != nil {
+			return // net/http answers it
+		}
+		gate := &fakeGate{policy: api.Policy{Default: "allow"}}
+		if _, err := gate.AddPorts(ctx, []api.PortSpec{{Proto: "tcp", ParentPort: 8080, ChildPort: 80}}); err != nil {
 			t.Fatal(err)
 		}
+		before := fmt.Sprint(gate.ports, gate.auto, gate.policy)
 		w := &recorder{header: http.Header{}}
-		s.handler.ServeHTTP(w, req)
+		New(Options{Gate: gate, UIDs: []uint32{1}}).handler.ServeHTTP(w, req)
+		answer := w.body.String()
+		changed := before != fmt.Sprint(gate.ports, gate.auto, gate.policy)
 		var e api.Error
 		switch {
-		case !json.Valid([]byte(w.body.String())):
-			t.Errorf("%d with a body that is no JSON: %q", w.status, w.body.String())
-		case w.status == 201:
-		case json.Unmarshal([]byte(w.body.String()), &e) != nil || e.Code.Status() != w.status || w.status == 500 && e.Message != "the child is gone":
-			t.Errorf("%d with %q", w.status, w.body.String())
+		case answer == "" && w.status == 200 && (method == "DELETE" || method == "PUT"):
+		case !json.Valid([]byte(answer)):
+			t.Errorf("%d with a body that is no JSON: %q", w.status, answer)
+		case w.status == 200 && (method == "GET" || method == "HEAD") && changed:
+			t.Errorf("a look has changed something")
+		case w.status == 200 || w.status == 201:
+		case json.Unmarshal([]byte(answer), &e) != nil || e.Code.Status() != w.status || w.status == 500 && !strings.HasSuffix(e.Message, " is gone"):
+			t.Errorf("%d with %q", w.status, answer)
+		case changed:
+			t.Errorf("%d, and something has changed", w.status)
 		}
 	})
 }
 
-// recorder is the http.ResponseWriter of FuzzBody.
+// recorder is the http.ResponseWriter of FuzzCall.
 type recorder struct {
 	header http.Header
 	status int
