@@ -108,7 +108,7 @@ func (u *upstreamSource) schedule() schedule {
 			rotate = true
 		case err != nil || n < 1:
 		case name == "timeout":
-			wait = min(time.Duration(n)*time.Second, maxWait)
+			wait = time.Duration(min(n, int(maxWait/time.Second))) * time.Second
 			s.timeout = wait
 		case name == "attempts":
 			s.attempts = min(n, maxAttempts)

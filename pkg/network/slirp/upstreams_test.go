@@ -29,6 +29,7 @@ func TestQueriesAreScheduled(t *testing.T) {
 		"timeout and attempts": {abc[:2], []string{"timeout:10", "attempts:1"}, schedule{abc[:2], 1, 4500 * time.Millisecond, 9 * time.Second}},
 		"timeout of a second":  {abc, []string{"timeout:1"}, schedule{abc, 2, 250 * time.Millisecond, 900 * time.Millisecond}},
 		"more than the most":   {abc[:1], []string{"timeout:100", "attempts:100"}, schedule{abc[:1], 5, 5400 * time.Millisecond, 27 * time.Second}},
+		"more than fits":       {abc[:1], []string{"timeout:18446744074"}, schedule{abc[:1], 2, 13500 * time.Millisecond, 27 * time.Second}},
 		"nonsense":             {abc[:1], []string{"timeout:x", "attempts:0", "timeout"}, schedule{abc[:1], 2, 2 * time.Second, 4500 * time.Millisecond}},
 	} {
 		t.Run(name, func(t *testing.T) {
