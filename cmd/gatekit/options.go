@@ -126,7 +126,7 @@ var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error
 
 func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 	name, _ := personaOf(c).Network(c.String("net"))
-	make, ok := drivers[name]
+	newDriver, ok := drivers[name]
 	if !ok {
 		return fmt.Errorf("--net=%s: want host, none, slirp or hostnic", name)
 	}
@@ -143,7 +143,7 @@ func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 			}
 		}
 	}
-	o.Network, err = make(c, o.Logger)
+	o.Network, err = newDriver(c, o.Logger)
 	return err
 }
 
