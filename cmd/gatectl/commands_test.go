@@ -51,7 +51,7 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			stdout, stderr, code := gatectl(tc.args...)
-			if code != 2 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "gatectl: ") || !strings.Contains(stderr, tc.want) {
+			if code != 2 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "gatectl: ") || strings.Contains(stderr, errUsage.Error()) || !strings.Contains(stderr, tc.want) {
 				t.Errorf("code %d\nstdout %q\nstderr %q\nwant code 2 and one line with %q", code, stdout, stderr, tc.want)
 			}
 		})

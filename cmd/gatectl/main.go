@@ -60,7 +60,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	line := persona.Spell(persona.Gatekit.Control, strings.ReplaceAll(err.Error(), "\n", "; "))
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	// That it is wrong usage shows in the exit code.
+	line = persona.Spell(persona.Gatekit.Control, strings.ReplaceAll(line, errUsage.Error()+": ", ""))
 	fmt.Fprintln(stderr, p.Control+":", line)
 	if errors.Is(err, errUsage) {
 		return codeUsage
