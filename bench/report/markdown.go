@@ -92,7 +92,10 @@ func (r *Results) targets(b *strings.Builder) {
 			fmt.Fprintf(b, "| %s | %s | %s | **falls short** |\n", name, v.wanted(), v.reached())
 		}
 	}
-	fmt.Fprintf(b, "\n%d of %d targets are met, %d are not known for lack of a figure.", met, len(Targets()), unknown)
+	fmt.Fprintf(b, "\n%d of %d targets are met.", met, len(Targets()))
+	if unknown > 0 {
+		fmt.Fprintf(b, " For %d a figure is missing.", unknown)
+	}
 	if len(short) > 0 {
 		fmt.Fprintf(b, " gatekit falls short of %d:\n", len(short))
 		for _, s := range short {
@@ -108,7 +111,10 @@ func (v Verdict) wanted() string {
 	if v.AtMost {
 		relation = "at most"
 	}
-	if v.Against == "" {
+	switch {
+	case v.row.Unit == yesOrNo:
+		return inUnit(v.Factor, yesOrNo)
+	case v.Against == "":
 		return fmt.Sprintf("%s %s", relation, quantity(v.Factor, v.row.Unit))
 	}
 	other := v.Against
@@ -136,12 +142,25 @@ func (v Verdict) reached() string {
 // quantity is a figure with its unit.
 func quantity(figure float64, unit string) string {
 	switch {
-	case strings.HasPrefix(unit, "1 ="):
-		return Number(figure)
+	case unit == yesOrNo:
+		return inUnit(figure, unit)
 	case strings.HasPrefix(unit, "/"), unit == "%":
 		return Number(figure) + unit
 	}
 	return Number(figure) + " " + unit
+}
+
+// inUnit is a figure of a row with this unit, without the unit.
+func inUnit(figure float64, unit string) string {
+	if unit == yesOrNo {
+		switch figure {
+		case 0:
+			return "no"
+		case 1:
+			return "yes"
+		}
+	}
+	return Number(figure)
 }
 
 // group writes one table, with gatekit's ratio to the best peer in the last column.
@@ -150,9 +169,12 @@ func (r *Results) group(b *strings.Builder, g Group, charts []Chart) {
 	var lines strings.Builder
 	for _, row := range g.Rows {
 		line := fmt.Sprintf("| %s, %s |", row.Title, row.Unit)
+		if row.Unit == yesOrNo {
+			line = fmt.Sprintf("| %s |", row.Title)
+		}
 		any := false
 		for _, s := range r.Subjects {
-			cell := r.cell(row.ID, s.Name)
+			cell := r.cell(row, s.Name)
 			any = any || cell != ""
 			line += " " + cell + " |"
 		}
@@ -179,14 +201,14 @@ func (r *Results) group(b *strings.Builder, g Group, charts []Chart) {
 }
 
 // cell is a median, or a word where there is none.
-func (r *Results) cell(row, subject string) string {
-	median, ok := r.Median(row, subject)
-	failed := len(r.failed(row, subject)) > 0
+func (r *Results) cell(row Row, subject string) string {
+	median, ok := r.Median(row.ID, subject)
+	failed := len(r.failed(row.ID, subject)) > 0
 	switch {
 	case ok && failed:
-		return Number(median) + " (failed at times)"
+		return inUnit(median, row.Unit) + " (failed at times)"
 	case ok:
-		return Number(median)
+		return inUnit(median, row.Unit)
 	case failed:
 		return "failed"
 	}
@@ -197,7 +219,7 @@ func (r *Results) cell(row, subject string) string {
 func (r *Results) ratio(row Row) string {
 	own, ok := r.Median(row.ID, gatekit)
 	_, best, known := r.best(row.ID, row.Lower)
-	if !ok || !known || best == 0 {
+	if !ok || !known || best == 0 || row.Unit == yesOrNo {
 		return ""
 	}
 	return Number(own/best) + " ×"
@@ -246,7 +268,7 @@ func Number(figure float64) string {
 	case size < 0.001:
 		return "< 0.001"
 	case size < 1:
-		return strconv.FormatFloat(figure, 'g', 2, 64)
+		return strconv.FormatFloat(figure, 'f', 1-int(math.Floor(math.Log10(size))), 64)
 	case size < 10:
 		return strconv.FormatFloat(figure, 'f', 2, 64)
 	case size < 100:

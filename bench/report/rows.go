@@ -9,6 +9,9 @@ type Row struct {
 	Lower bool
 }
 
+// yesOrNo is the unit of rows whose figures are 1 for yes and 0 for no.
+const yesOrNo = "yes or no"
+
 // Group are rows that belong together, with what is to be known of how they were
 // taken.
 type Group struct {
@@ -34,7 +37,7 @@ func Groups() []Group {
 			{ID: "plain.out", Title: "one stream out, in a plain namespace", Unit: gigabits},
 			{ID: "plain.in", Title: "one stream in, in a plain namespace", Unit: gigabits},
 		}},
-		{"Round trips and short connections", "One question at a time over one connection or flow; connect, exchange a byte and close from 16 workers.", []Row{
+		{"Round trips and short connections", "Round trips are one question at a time over one connection or flow. Connect, exchange a byte and close is done by 16 workers at once.", []Row{
 			{ID: "tcp.trips", Title: "1-byte TCP round trips", Unit: perSecond},
 			{ID: "tcp.p50", Title: "TCP round trip, median", Unit: "µs", Lower: true},
 			{ID: "tcp.p99", Title: "TCP round trip, 99th percentile", Unit: "µs", Lower: true},
@@ -43,7 +46,7 @@ func Groups() []Group {
 			{ID: "udp.p50", Title: "UDP round trip, median", Unit: "µs", Lower: true},
 			{ID: "udp.p99", Title: "UDP round trip, 99th percentile", Unit: "µs", Lower: true},
 		}},
-		{"UDP one way", "The child sends as fast as it can, one datagram with each system call, which is more than any gate takes: what counts is what arrives. The sender itself is the limit of the host loopback, which loses next to nothing; it is not that of a gate, where some are lost.", []Row{
+		{"UDP one way", "The child sends as fast as it can, one datagram with each system call; what counts is what arrives. Where next to nothing is lost, as on the host loopback, the sender is the limit, and otherwise the gate.", []Row{
 			{ID: "udp100.out", Title: "datagrams of 100 bytes", Unit: received},
 			{ID: "udp100.loss", Title: "of these lost", Unit: "%", Lower: true},
 			{ID: "udp1200.out", Title: "datagrams of 1200 bytes", Unit: received},
@@ -62,11 +65,11 @@ func Groups() []Group {
 			{ID: "idle.memory", Title: "resident memory", Unit: "MB", Lower: true},
 			{ID: "idle.wakeups", Title: "wake-ups", Unit: perSecond, Lower: true},
 		}},
-		{"Held connections and flows", "In the first round alone. Opened one after another, a byte exchanged over each, and held. Memory is what the gate's processes grew by. Back is when all descriptors were closed, and no more memory held than a tenth of that or 4 MiB, after the client had closed; nobody tells a gate that of a flow of UDP.", append(append(
+		{"Held connections and flows", "In the first round alone. Opened one after another, a byte exchanged over each, and held. Memory is what the gate's processes grew by. All is back when, after the client has closed, the gate has closed its descriptors and holds no more than a tenth of that memory, or 4 MiB. Nothing tells a gate that a client of UDP has closed: its flows stay until their time is over.", append(append(
 			held("hold1000", "1 000 TCP connections", "connection"),
 			held("hold10000", "10 000 TCP connections", "connection")...),
 			held("flows10000", "10 000 UDP flows", "flow")...)},
-		{"Scale", "Round trips over that many connections at the same time, a goroutine of the client's for each, and what one costs the gate's processes. The fewer there are, the more of it is waking up.", []Row{
+		{"Scale", "Round trips over that many connections at the same time, a goroutine of the client's for each, and the processor time of the gate's processes for one of them. The fewer connections there are, the more of that is waking up.", []Row{
 			{ID: "scale1.rate", Title: "round trips, 1 connection", Unit: perSecond},
 			{ID: "scale10.rate", Title: "round trips, 10 connections", Unit: perSecond},
 			{ID: "scale100.rate", Title: "round trips, 100 connections", Unit: perSecond},
@@ -76,7 +79,7 @@ func Groups() []Group {
 			{ID: "scale100.cpu", Title: "gate, 100 connections", Unit: "µs/trip", Lower: true},
 			{ID: "scale1000.cpu", Title: "gate, 1 000 connections", Unit: "µs/trip", Lower: true},
 		}},
-		{"Forwarded ports, client on the host", "A client on the host's loopback, a server in the child. slirp4netns stands for RootlessKit's builtin port driver here. Datagrams are sent without pause: in bursts of 16, one system call each (UDP_SEGMENT, as QUIC's senders do), and one by one. The target is of the bursts: one by one, the sender spends a processor on no more than what the host loopback shows, which no gate can pass.", []Row{
+		{"Forwarded ports, client on the host", "A client on the host's loopback, a server in the child. slirp4netns stands for RootlessKit's builtin port driver here. Datagrams are sent without pause: in bursts of 16, one system call each (UDP_SEGMENT, as QUIC's senders do), and one by one. The target is for the bursts: one by one, the sender keeps a processor busy with no more datagrams than the host loopback shows, and no gate can pass on more than are sent.", []Row{
 			{ID: "forward.in", Title: "one stream, host to child", Unit: gigabits},
 			{ID: "forward.out", Title: "one stream, child to host", Unit: gigabits},
 			{ID: "forward.connect", Title: "connect, exchange, close", Unit: perSecond},
@@ -87,7 +90,7 @@ func Groups() []Group {
 			{ID: "forward.udp1200loss", Title: "of these lost", Unit: "%", Lower: true},
 		}},
 		{"Forwarded ports, client on another machine", "The client is behind a veth pair. A gate that hides the client's address from the service has less to do.", []Row{
-			{ID: "remote.address", Title: "client's address kept", Unit: "1 = yes"},
+			{ID: "remote.address", Title: "client's address kept", Unit: yesOrNo},
 			{ID: "remote.in", Title: "one stream, client to child", Unit: gigabits},
 			{ID: "remote.out", Title: "one stream, child to client", Unit: gigabits},
 			{ID: "remote.connect", Title: "connect, exchange, close", Unit: perSecond},
@@ -97,7 +100,7 @@ func Groups() []Group {
 			{ID: "docker.out", Title: "one stream, container to the machine", Unit: gigabits},
 			{ID: "docker.in", Title: "one stream, to a published port", Unit: gigabits},
 			{ID: "docker.back", Title: "one stream, from a published port", Unit: gigabits},
-			{ID: "docker.address", Title: "client's address kept", Unit: "1 = yes"},
+			{ID: "docker.address", Title: "client's address kept", Unit: yesOrNo},
 		}},
 	}
 }
