@@ -193,3 +193,49 @@ func TestASetupMayBeLargerThanAMessage(t *testing.T) {
 		t.Error("a setup without a file is taken")
 	}
 }
+
+// What breaks into the child may say what it likes.
+func FuzzAMessageOfAnyShape(f *testing.F) {
+	for _, packet := range []string{
+		`{"kind":"exit","body":{"code":7,"signal":9}}`, `{"kind":"error","body":{"reason":"no","code":127}}`,
+		`{"kind":"sockets","body":{"id":1,"errno":24}}`, `{"kind":"stopped","body":{"signal":20}}`, `{"kind":7}`, `[]`, `{`,
+	} {
+		f.Add([]byte(packet))
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		if len(packet) == 0 || len(packet) > maxMessage {
+			return // the end, and what the kernel may refuse to send
+		}
+		parent, child, err := Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer parent.Close()
+		defer child.Close()
+		var rider [2]int
+		if err := unix.Pipe2(rider[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(rider[0])
+		err = unix.Sendmsg(int(child.Fd()), packet, unix.UnixRights(rider[1]), nil, 0)
+		unix.Close(rider[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := parent.Recv(); err == nil {
+			for _, body := range []any{new(Exit), new(Reply), new(Signal)} {
+				_ = m.Decode(body) // an error, or a body
+			}
+			if m.Failure() == nil {
+				t.Error("an error that is none")
+			}
+			if _, err := m.Setup(); err == nil {
+				t.Error("a pipe that nobody has written to is a setup")
+			}
+			m.CloseFiles()
+		}
+		if n, err := unix.Read(rider[0], make([]byte, 1)); n != 0 || err != nil {
+			t.Errorf("the descriptor is still open: %d, %v", n, err)
+		}
+	})
+}
