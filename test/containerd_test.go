@@ -15,9 +15,9 @@ import (
 )
 
 // containerd on our rootlesskit, by nerdctl's way of starting and entering it
-// (testdata/containerd-rootless.sh). nerdctl is no package here: ctr asks
-// containerd for its containers, and CNI's own plugins, which nerdctl's networks
-// are made of, connect them.
+// (testdata/containerd-rootless.sh), step by step. ctr asks containerd for its
+// containers, and CNI's own plugins, which nerdctl's networks are made of, connect
+// them. nerdctl itself is tried by nerdctl_test.go.
 
 // containerd is a containerd that runs in a gate.
 type containerd struct {
@@ -192,14 +192,4 @@ func TestContainersOfContainerd(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestTheSessionOfTheNerdctlDocument(t *testing.T) {
-	c := startContainerd(t, "auto")
-	c.load(t)
-	c.ctl(t, "ctr", "images", "tag", "localhost/base:latest", "docker.io/library/busybox:latest") // which people get from a registry
-	c.ctl(t, "ctr", "images", "rm", "localhost/base:latest")
-	runExamples(t, c.Host, "../docs/nerdctl.md", 5, c.Host.Command("bash", "-s"))
-	c.Signal(signalTerm)
-	c.Wait(t)
 }

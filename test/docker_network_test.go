@@ -12,11 +12,11 @@ import (
 
 // greet serves a page on the machine outside to all clients, and returns its
 // address, by name.
-func (d *docker) greet(t *testing.T) string {
+func (s site) greet(t *testing.T) string {
 	t.Helper()
-	d.names(t, "--local=/test/", "--host-record=web.example.test,"+d.outside.Addr4.String())
-	d.resolvConf(t, "nameserver "+d.outside.Addr4.String())
-	server := serveTCP(t, d.outside, "0.0.0.0:0", func(c *net.TCPConn) {
+	s.names(t, "--local=/test/", "--host-record=web.example.test,"+s.outside.Addr4.String())
+	s.resolvConf(t, "nameserver "+s.outside.Addr4.String())
+	server := serveTCP(t, s.outside, "0.0.0.0:0", func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 4096))
 		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
 	})
@@ -41,7 +41,7 @@ func (d *docker) builds(t *testing.T, page string) {
 	if !d.release.old { // which has no need of the plugin
 		const plugin = "docker/cli-plugins/docker-buildx"
 		succeeds(t, d.Run(t, d.Command("mkdir", "-p", filepath.Dir("."+plugin))))
-		succeeds(t, d.Run(t, d.Command("ln", "-s", d.root()+"/usr/libexec/"+plugin, "."+plugin)))
+		succeeds(t, d.Run(t, d.Command("ln", "-s", d.root+"/usr/libexec/"+plugin, "."+plugin)))
 	}
 	for name, variable := range map[string]string{"docker": "DOCKER_BUILDKIT=0", "buildkit": "DOCKER_BUILDKIT=1"} {
 		if r := d.Run(t, d.command("env", variable, "docker", "build", "--no-cache", "-t", name, "/srv/context")); r.Code != 0 {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +19,8 @@ import (
 // on our rootlesskit.
 type docker struct {
 	site
-	*testenv.Process // rootlesskit, which the script becomes; nil under a service manager
+	*testenv.Process        // rootlesskit, which the script becomes; nil under a service manager
+	root             string // the Host's directory with the release
 	release          dockerRelease
 
 	// environ is what commands have in their environment besides the user's.
@@ -41,40 +41,18 @@ type dockerRelease struct {
 
 var dockerReleases = []dockerRelease{{name: "bookworm", old: true}, {name: "sid"}, {name: "moby", detached: true}}
 
-// unpacking brings the releases to where every Host has them, once: as links, or as
-// copies where that is another file system.
-var unpacking struct {
-	sync.Once
-	err error
-}
-
 // withDocker runs a test with each release, on a Host where our rootlesskit is
 // found first, and no helper of RootlessKit anywhere.
 func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 	t.Helper()
-	const from = "../bin/docker"
-	unpacking.Do(func() {
-		to := testenv.Binaries(t) + "/docker"
-		if _, err := os.Stat(from); err != nil {
-			return
-		}
-		if exec.Command("cp", "-al", from, to).Run() == nil {
-			return
-		}
-		if out, err := exec.Command("cp", "-a", "--reflink=auto", from+"/.", to).CombinedOutput(); err != nil {
-			unpacking.err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	if unpacking.err != nil {
-		t.Fatal(unpacking.err)
-	}
+	releases := carry(t, "docker", "scripts/docker-releases bin/docker")
 	for _, release := range dockerReleases {
 		t.Run("of "+release.name, func(t *testing.T) {
-			if _, err := os.Stat(from + "/" + release.name); err != nil {
+			if _, err := os.Stat("../bin/docker/" + release.name); err != nil {
 				testenv.Skip(t, fmt.Sprintf("scripts/docker-releases bin/docker has not made this Docker: %v", err))
 			}
-			d := &docker{site: newSite(t), release: release}
-			root := d.root()
+			root := releases + "/" + release.name
+			d := &docker{site: newSite(t), root: root, release: release}
 			path := []string{asRootlesskit(t, d.Host), root + "/usr/bin", root + "/usr/sbin", root + "/usr/share/docker.io/contrib", hostPath}
 			d.environ = []string{
 				"PATH=" + strings.Join(path, ":"),
@@ -97,9 +75,6 @@ func withDocker(t *testing.T, test func(t *testing.T, d *docker)) {
 		})
 	}
 }
-
-// root is the Host's directory with the release.
-func (d *docker) root() string { return "/usr/local/bin/docker/" + d.release.name }
 
 // hostPath is PATH without Docker.
 const hostPath = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"

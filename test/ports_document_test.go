@@ -64,6 +64,8 @@ func session(examples []example) string {
 			b.WriteString("until gatectl info >/dev/null 2>&1; do sleep 0.02; done\n")
 		case strings.HasPrefix(rest, "dockerd"):
 			b.WriteString("until docker -H unix://$XDG_RUNTIME_DIR/docker.sock version >/dev/null 2>&1; do sleep 0.02; done\n")
+		case strings.HasPrefix(rest, "containerd"):
+			b.WriteString("until nerdctl ps >/dev/null 2>&1; do sleep 0.02; done\n")
 		case strings.Contains(rest, "exec"):
 			port := regexp.MustCompile(`(\d+) $`).FindString(rest)
 			fmt.Fprintf(&b, "until gatectl exec ss -tlnH 'sport = %s' | grep -q LISTEN; do sleep 0.02; done; sleep 0.6\n", port)
