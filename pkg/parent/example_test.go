@@ -1,17 +1,20 @@
 package parent_test
 
 import (
+	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
+	"net"
 	"os"
+	"path/filepath"
 
-	"github.com/gatekit/gatekit/pkg/child"
-	"github.com/gatekit/gatekit/pkg/network/slirp"
+	"github.com/gatekit/gatekit/pkg/api"
+	"github.com/gatekit/gatekit/pkg/api/client"
+	"github.com/gatekit/gatekit/pkg/network"
 	"github.com/gatekit/gatekit/pkg/parent"
-	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // A command as root in namespaces of its own. The program is executed again to be the
@@ -31,35 +34,53 @@ func ExampleRun() {
 	// the command ended with exit code 3
 }
 
-// A gate with a network of its own and a port of the host's, as a server would have
-// it. Nothing runs here: it needs /dev/net/tun and subordinate ids.
-func ExampleRun_network() {
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if child.IsChild() {
-		os.Exit(child.Main(child.Options{Logger: logger}))
-	}
-	network, err := slirp.New(slirp.Options{SourceIP: true, Logger: logger})
+// A service in a network namespace of its own, and a port of the host's that leads to
+// it. Here the namespace has no way out; slirp.New makes one that reaches the network,
+// for which there has to be /dev/net/tun.
+func ExampleRun_ports() {
+	dir, err := os.MkdirTemp("", "gate")
 	if err != nil {
 		log.Fatal(err)
 	}
-	publish, err := port.Parse("8080:80/tcp")
+	defer os.RemoveAll(dir)
+	said, says, err := os.Pipe()
 	if err != nil {
 		log.Fatal(err)
 	}
-	err = parent.Run(context.Background(), parent.Options{
-		Command:     []string{"/srv/server"},
-		Network:     network,
-		Publish:     publish,
-		CopyUpDirs:  []string{"/etc"},
-		CreatePIDNS: true,
-		Signals:     parent.ForwardableSignals(),
-		Logger:      logger,
-	})
-	var exit *parent.ExitError
-	if errors.As(err, &exit) { // the server's business
-		os.Exit(exit.Status())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- parent.Run(context.Background(), parent.Options{
+			Command:     []string{"/proc/self/exe", "serve"}, // hello, to one client on port 80
+			StateDir:    dir,
+			Network:     network.None(),
+			CreatePIDNS: true,
+			SingleID:    true,
+			Stdout:      says,
+			Logger:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		})
+		says.Close()
+	}()
+	// The API was there before the service.
+	if line, err := bufio.NewReader(said).ReadString('\n'); err != nil {
+		log.Fatalf("%q: %v", line, <-ended)
 	}
+	said.Close()
+	ctx := context.Background()
+	gate := client.New(client.Options{Socket: filepath.Join(dir, api.SocketName)})
+	published, err := gate.AddPort(ctx, api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ChildPort: 80})
 	if err != nil {
 		log.Fatal(err)
 	}
+	gate.CloseIdleConnections()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", published.Spec.ParentPort))
+	if err != nil {
+		log.Fatal(err)
+	}
+	text, err := io.ReadAll(conn)
+	conn.Close()
+	fmt.Println(string(text), err)
+	fmt.Println(<-ended)
+	// Output:
+	// hello from user 0 <nil>
+	// <nil>
 }

@@ -1,6 +1,9 @@
 package parent
 
 import (
+	"fmt"
+	"log"
+	"net"
 	"os"
 	"testing"
 
@@ -9,8 +12,8 @@ import (
 	"github.com/gatekit/gatekit/pkg/network"
 )
 
-// The test binary is the child of the gates that it runs. It knows the child half of a
-// driver of its own, which hands up what it sees.
+// The test binary is the child of the gates that it runs, and the service of an
+// example. It knows the child half of a driver of its own, which hands up what it sees.
 func TestMain(m *testing.M) {
 	if child.IsChild() {
 		os.Exit(child.Main(child.Options{Networks: map[string]child.NetworkSetup{
@@ -20,5 +23,24 @@ func TestMain(m *testing.M) {
 			},
 		}}))
 	}
+	if len(os.Args) == 2 && os.Args[1] == "serve" {
+		sayHello()
+		return
+	}
 	testenv.Main(m)
+}
+
+// sayHello says hello to one client on port 80.
+func sayHello() {
+	l, err := net.Listen("tcp", "127.0.0.1:80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("serving")
+	conn, err := l.Accept()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Fprintf(conn, "hello from user %d", os.Getuid())
+	conn.Close()
 }
