@@ -10,14 +10,22 @@ import (
 
 // beside says whether the process pid is in this one's process group, and in its
 // cgroup or one below: where a signal that reaches all of these reaches it, too. One
-// that cannot be looked at, because it has ended or has covered /proc,
-// is taken to be where it was started.
+// that cannot be looked at, because it has ended or has covered /proc, is taken to be
+// where it was started.
 func beside(pid int) bool {
 	group, err := unix.Getpgid(pid)
 	if err != nil {
 		return true
 	}
 	return group == unix.Getpgrp() && withinCgroups(readCgroups("self"), readCgroups(strconv.Itoa(pid)))
+}
+
+// isStopped says whether the process pid is stopped (State in proc(5)). One that cannot
+// be looked at, because it has ended or has covered /proc, may be.
+func isStopped(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	state := string(stat[strings.LastIndexByte(string(stat), ')')+1:]) // behind its name
+	return err != nil || strings.HasPrefix(state, " T") || strings.HasPrefix(state, " t")
 }
 
 // readCgroups returns the cgroups of a process, named as in /proc, one of each

@@ -46,7 +46,7 @@ import (
 // the wait are two signals.
 //
 // A program that was stopped, and the front with it, is continued when the front
-// goes on (Resume), whatever else it gets: a shell outside continues the front's
+// goes on (Resume), unless it was already: a shell outside continues the front's
 // process group, and a shell that is the program has one of its own, and needs the
 // terminal first.
 type Forwarder struct {
@@ -152,7 +152,7 @@ func (f *Forwarder) run() {
 		case <-due:
 			f.release()
 		case <-f.resume:
-			_ = f.kill(syscall.SIGCONT)
+			f.goOn()
 		case <-f.done:
 			return
 		}
@@ -190,6 +190,17 @@ func (f *Forwarder) late(of side, s os.Signal, now time.Time) bool {
 	}
 	f.last[of][s] = now
 	return now.Sub(f.last[1-of][s]) < near
+}
+
+// goOn continues a program that is still stopped where the front is not any more.
+func (f *Forwarder) goOn() {
+	if !isStopped(f.pid) {
+		return
+	}
+	f.forward(syscall.SIGCONT)
+	// What has continued the front is the same signal.
+	f.drop(ofFront, syscall.SIGCONT)
+	f.last[ofWitness][syscall.SIGCONT] = time.Now()
 }
 
 // forward sends the program a signal.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -109,6 +110,36 @@ func TestASignalIsForwardedWhereTheProgramDoesNotHaveIt(t *testing.T) {
 			f.Witness <- syscall.SIGUSR2
 			want(t, lines, "end")
 		})
+	}
+}
+
+func TestAProgramIsContinuedOnce(t *testing.T) {
+	p, _ := counter(t, false)
+	var got []syscall.Signal
+	f := New()
+	f.Start(p.Pid, func(s syscall.Signal) error {
+		got = append(got, s)
+		return p.Signal(s)
+	})
+	resume := func() {
+		f.Resume()
+		testenv.Until(t, "the Forwarder to see to it", func() bool { return len(f.resume) == 0 })
+	}
+	resume() // one that runs
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Until(t, "the program to stop", func() bool { return isStopped(p.Pid) })
+	resume()
+	testenv.Until(t, "the program to go on", func() bool { return !isStopped(p.Pid) })
+	f.Front <- syscall.SIGCONT // with which the front was continued
+	f.Front <- syscall.SIGUSR2
+	if _, err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	f.Stop()
+	if want := []syscall.Signal{syscall.SIGCONT, syscall.SIGUSR2}; !slices.Equal(got, want) {
+		t.Errorf("the program was sent %v, want %v", got, want)
 	}
 }
 
