@@ -35,6 +35,9 @@ type gate struct {
 	// stateDir is a path of the Host.
 	stateDir string
 
+	// detached says that the network namespace is apart from the child.
+	detached bool
+
 	// childPID is the child's process id as the machine sees it.
 	childPID int
 }
@@ -51,7 +54,7 @@ func startGate(t *testing.T, h *testenv.Host, args ...string) *gate {
 // launch starts gatekit as startGate does, and does not wait.
 func launch(t *testing.T, h *testenv.Host, args ...string) *gate {
 	t.Helper()
-	g := &gate{host: h, stateDir: h.User.RuntimeDir + "/gate"}
+	g := &gate{host: h, stateDir: h.User.RuntimeDir + "/gate", detached: slices.Contains(args, "--detach-netns")}
 	g.Process = h.Start(t, h.Command("gatekit", append([]string{"--state-dir=" + g.stateDir}, args...)...))
 	return g
 }

@@ -37,12 +37,12 @@ func TestACardIsInTheDetachedNetwork(t *testing.T) {
 			if got, want := g.inside(t, "sh", "-c", "ip -brief link; cat /etc/resolv.conf"), s.root(t, "ip -brief link; cat /etc/resolv.conf"); got != want {
 				t.Errorf("the command's network is\n%s\nwant the host's:\n%s", got, want)
 			}
-			got := g.succeed(t, g.inDetached("ip", "-brief", "address"))
+			got := g.run(t, "ip", "-brief", "address")
 			if lines := strings.Split(strings.TrimSpace(got), "\n"); len(lines) != 2 || !strings.HasPrefix(lines[1], c.card) {
 				t.Errorf("the detached network has\n%s\nwant lo and %s", got, c.card)
 			}
-			g.succeed(t, g.inDetached("ping", "-c1", "-W5", s.lan.Addr4.String()))
-			g.witnessBy(t, g.inDetached, "tcp,0.0.0.0,80")
+			g.run(t, "ping", "-c1", "-W5", s.lan.Addr4.String())
+			g.witness(t, "tcp,0.0.0.0,80")
 			forward := g.add(t, "127.0.0.1:0:80/tcp")[0].Spec
 			if saw, _ := seen(t, "tcp", s.Host, fmt.Sprintf("127.0.0.1:%d", forward.ParentPort)); !saw.Addr().IsLoopback() {
 				t.Errorf("by the forward the service sees %v", saw)

@@ -62,17 +62,13 @@ func TestADetachedNetworkReachesTheOutside(t *testing.T) {
 	if got := g.Stdout(); got != want {
 		t.Errorf("the command says %q, want it to be in the host's network: %q", got, want)
 	}
-	entered := func(command ...string) string {
-		t.Helper()
-		return g.succeed(t, g.inDetached(command...))
-	}
-	if got := entered(netns...); strings.HasPrefix(want, got) {
+	if got := g.run(t, netns...); strings.HasPrefix(want, got) {
 		t.Error("netns in the state dir is the host's network")
 	}
-	entered("probe", "exchange", at(s.outside.Addr4, int(tcp)), "1000000")
-	entered("probe", "exchange", at(s.outside.Addr6, int(tcp)), "1000000")
-	entered("probe", "echo", addrOf(udp).String())
-	if got := entered("dig", "+short", "@"+dns4, "web.example.test"); got != "198.51.100.80\n" {
+	g.run(t, "probe", "exchange", at(s.outside.Addr4, int(tcp)), "1000000")
+	g.run(t, "probe", "exchange", at(s.outside.Addr6, int(tcp)), "1000000")
+	g.run(t, "probe", "echo", addrOf(udp).String())
+	if got := g.run(t, "dig", "+short", "@"+dns4, "web.example.test"); got != "198.51.100.80\n" {
 		t.Errorf("the gateway's DNS says %q", got)
 	}
 	if conf := s.ReadFile(t, g.stateDir+"/resolv.conf"); !strings.Contains(conf, "nameserver "+dns4+"\n") {

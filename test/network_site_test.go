@@ -83,17 +83,16 @@ type machine interface {
 	Start(t testing.TB, cmd *exec.Cmd) *testenv.Process
 }
 
-// in is a command in the gate's user, mount and network namespaces, as root
-// inside.
+// in is a command in the gate's user, mount and network namespaces, as root inside.
+// With --detach-netns the child is in the host's network, and the gate's own is a file
+// of the mount namespace.
 func (g *gate) in(command ...string) *exec.Cmd {
-	args := []string{"-U", "--preserve-credentials", "-m", "-n", "-F", "-t", strconv.Itoa(g.childPID)}
-	return g.host.Command("nsenter", append(args, command...)...)
-}
-
-// inDetached is the same with --detach-netns: the child is in the host's network,
-// and the gate's own is a file of the mount namespace.
-func (g *gate) inDetached(command ...string) *exec.Cmd {
-	args := []string{"-U", "--preserve-credentials", "-m", "-F", "-t", strconv.Itoa(g.childPID), "nsenter", "--net=" + g.stateDir + "/netns"}
+	args := []string{"-U", "--preserve-credentials", "-m", "-F", "-t", strconv.Itoa(g.childPID)}
+	if g.detached {
+		args = append(args, "nsenter", "--net="+g.stateDir+"/netns")
+	} else {
+		args = append(args, "-n")
+	}
 	return g.host.Command("nsenter", append(args, command...)...)
 }
 

@@ -29,16 +29,10 @@ func TestWhatListensInsideIsPublishedAutomatically(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := startGate(t, s.Host, append(flags, "-p", "auto", "sleep", "60")...)
-			start := func(network, addr string) *testenv.Process {
-				if name == "detached" {
-					return g.startService(t, g.inDetached("probe", "service", network, addr))
-				}
-				return g.serve(t, network, addr)
-			}
 			for i, network := range []string{"tcp", "udp"} {
 				for j, ip := range []string{"127.0.0.1", "::1", "0.0.0.0"} {
 					port := 8000 + 10*i + j
-					service := start(network, net.JoinHostPort(ip, fmt.Sprint(port)))
+					service := g.serve(t, network, net.JoinHostPort(ip, fmt.Sprint(port)))
 					testenv.Until(t, "a forward", func() bool { return g.forwardTo(t, network, port) == port })
 					addr := fmt.Sprintf("127.0.0.1:%d", port)
 					// A datagram to a loopback that nobody serves may be the price

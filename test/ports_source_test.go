@@ -206,11 +206,7 @@ func TestClientsKeepTheirAddressInAllKindsOfGates(t *testing.T) {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			s := newSite(t)
 			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, flags, publishAll, []string{"sleep", "60"})...)
-			in := g.in
-			if flags[0] == "--detach-netns" {
-				in = g.inDetached
-			}
-			g.witnessBy(t, in, everywhere...)
+			g.witness(t, everywhere...)
 			for _, network := range []string{"tcp", "udp"} {
 				expectOwn(t, network, s.outside, at(s.outside.HostAddr4, 8080))
 				expectOwn(t, network, s.outside, at(s.outside.HostAddr6, 8080))

@@ -2,7 +2,6 @@ package test
 
 import (
 	"errors"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -103,18 +102,15 @@ func TestWithoutAPortDriverNothingIsForwarded(t *testing.T) {
 // published, and reaches nobody itself.
 func TestForwardsWorkInEveryNamespace(t *testing.T) {
 	s := newSite(t)
-	for name, c := range map[string]struct {
-		flags []string
-		in    func(*gate, ...string) *exec.Cmd
-	}{
-		"--net=none":     {[]string{"--net=none", "--port-driver=builtin"}, (*gate).in},
-		"--detach-netns": {[]string{"--net=slirp", "--detach-netns"}, (*gate).inDetached},
-		"all namespaces": {[]string{"--net=slirp", "--pidns", "--cgroupns", "--utsns", "--ipcns", "--copy-up=/run", "--copy-up=/etc"}, (*gate).in},
+	for name, flags := range map[string][]string{
+		"--net=none":     {"--net=none", "--port-driver=builtin"},
+		"--detach-netns": {"--net=slirp", "--detach-netns"},
+		"all namespaces": {"--net=slirp", "--pidns", "--cgroupns", "--utsns", "--ipcns", "--copy-up=/run", "--copy-up=/etc"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, append(c.flags, "-p", "127.0.0.1:8080:80/tcp", "-p", "[::1]:8080:80/udp", "sleep", "60")...)
-			g.startService(t, c.in(g, "probe", "service", "tcp", "127.0.0.1:80"))
-			g.startService(t, c.in(g, "probe", "service", "udp", "[::1]:80"))
+			g := startGate(t, s.Host, append(flags, "-p", "127.0.0.1:8080:80/tcp", "-p", "[::1]:8080:80/udp", "sleep", "60")...)
+			g.serve(t, "tcp", "127.0.0.1:80")
+			g.serve(t, "udp", "[::1]:80")
 			if err := tryTCP(t, s.Host, "127.0.0.1:8080", 100_000); err != nil {
 				t.Error(err)
 			}
