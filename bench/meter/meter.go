@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of times in proc_pid_stat(5): USER_HZ, which is 100 on every
@@ -129,7 +131,7 @@ func Measure(proc string, pids []int) (Usage, error) {
 	var sum Usage
 	for _, pid := range pids {
 		u, err := measure(filepath.Join(proc, strconv.Itoa(pid)))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) { // before, or while it was read
 			continue
 		}
 		if err != nil {
