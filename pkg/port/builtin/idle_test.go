@@ -8,6 +8,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // openPipes counts the pipe descriptors of this process.
@@ -56,8 +59,14 @@ func TestIdleConnectionsHoldNoPipe(t *testing.T) {
 }
 
 func TestIdleForwardsHoldNoGoroutine(t *testing.T) {
-	d := start(t, Options{})
+	d := start(t, Options{FlowTimeout: time.Second})
 	add(t, d, "127.0.0.1:0:80/tcp", "127.0.0.1:0:80/udp") // these have the pool filled
+	service, _ := serveUDP(t, "127.0.0.1:0", same)
+	client := dialUDP(t, forwardTo(t, d, "udp", "127.0.0.1", service))
+	idle := func() bool { return d.Counters().Flows == 0 && !holdsBatch(d) }
+	if !idle() {
+		t.Error("there is a flow, or a buffer for datagrams, before the first")
+	}
 	before := runtime.NumGoroutine()
 	batch := make([]string, 500)
 	for i := range batch {
@@ -67,9 +76,16 @@ func TestIdleForwardsHoldNoGoroutine(t *testing.T) {
 	if got := runtime.NumGoroutine() - before; got > 0 {
 		t.Errorf("%d goroutines came with %d forwards", got, len(batch))
 	}
-	d.udp.loop.do(func() {
-		if d.udp.batch != nil {
-			t.Error("there is a buffer for datagrams, and no flow")
-		}
-	})
+	exchangeUDP(t, client, []byte("hello"))
+	if !holdsBatch(d) {
+		t.Error("there is no buffer for the datagrams of a flow")
+	}
+	testenv.Until(t, "the forwards to be idle again", idle)
+	testenv.Until(t, "the goroutines to be gone", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// holdsBatch says whether there is a buffer for datagrams.
+func holdsBatch(d *Driver) (holds bool) {
+	d.udp.loop.do(func() { holds = d.udp.batch != nil })
+	return holds
 }
