@@ -1,12 +1,15 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/testenv"
 )
@@ -15,6 +18,7 @@ import (
 // there stands for anything within a line.
 type example struct {
 	line    int
+	other   bool // on the other machine
 	command string
 	want    string
 }
@@ -30,13 +34,14 @@ func readExamples(t *testing.T, path string) []example {
 	console, n := false, 0
 	for line := range strings.Lines(string(text)) {
 		n++
-		command, isCommand := strings.CutPrefix(line, "$ ")
+		prompt, command, isCommand := strings.Cut(line, "$ ")
+		isCommand = isCommand && (prompt == "" || prompt == "other")
 		switch {
 		case strings.HasPrefix(line, "```"):
 			console = line == "```console\n"
 		case !console:
 		case isCommand:
-			examples = append(examples, example{n, strings.TrimSpace(command), ""})
+			examples = append(examples, example{n, prompt != "", strings.TrimSpace(command), ""})
 		case len(examples) == 0:
 			t.Fatalf("%s:%d: output before a command", path, n)
 		default:
@@ -51,11 +56,14 @@ func readExamples(t *testing.T, path string) []example {
 // it serves, which people do without a thought.
 func session(examples []example) string {
 	var b strings.Builder
-	b.WriteString("exec 2>&1\n")
+	fmt.Fprintf(&b, "exec 2>&1\nother() { printf '%%s\\n' \"$1\" >%s; cat %s; }\n", otherLine, otherOutput)
 	for i, e := range examples {
 		rest, background := strings.CutSuffix(e.command, "&")
 		if background { // its words are its own
 			e.command = rest + ">/dev/null 2>&1 &"
+		}
+		if e.other {
+			e.command = "other '" + strings.ReplaceAll(e.command, "'", `'\''`) + "'"
 		}
 		fmt.Fprintf(&b, "echo '#%d'\n%s\n", i, e.command)
 		switch {
@@ -67,8 +75,8 @@ func session(examples []example) string {
 		case strings.HasPrefix(rest, "containerd"):
 			b.WriteString("until nerdctl ps >/dev/null 2>&1; do sleep 0.02; done\n")
 		case strings.Contains(rest, "exec"):
-			port := regexp.MustCompile(`(\d+) $`).FindString(rest)
-			fmt.Fprintf(&b, "until gatectl exec ss -tlnH 'sport = %s' | grep -q LISTEN; do sleep 0.02; done; sleep 0.6\n", port)
+			port := regexp.MustCompile(`(?:LISTEN:|RECVFROM:| )(\d+)(?: $|,)`).FindStringSubmatch(rest)[1]
+			fmt.Fprintf(&b, "until gatectl exec ss -tulnH 'sport = %s' | grep -q .; do sleep 0.02; done; sleep 0.6\n", port)
 		default:
 			b.WriteString("until ss -tlnpH | grep -q pid=$!,; do sleep 0.02; done\n")
 		}
@@ -79,7 +87,24 @@ func session(examples []example) string {
 
 func TestTheExamplesOfThePortsDocument(t *testing.T) {
 	s := newSite(t)
+	s.otherShell(t)
 	runExamples(t, s.Host, "../docs/ports.md", 20, s.Command("bash", "-s"))
+}
+
+// otherLine and otherOutput are pipes of the Host: to a shell on the machine outside, and
+// back.
+const otherLine, otherOutput = "/srv/line", "/srv/output"
+
+// otherShell has the machine outside run the command lines of a session that are for it.
+func (s site) otherShell(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{otherLine, otherOutput} {
+		if err := errors.Join(unix.Mkfifo(s.Path(path), 0o600), os.Chmod(s.Path(path), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.outside.Start(t, s.outside.Command("sh", "-c",
+		fmt.Sprintf(`while read -r line <%s; do sh -c "$line" >%s 2>&1; done`, s.Path(otherLine), s.Path(otherOutput))))
 }
 
 // runExamples runs the examples of a document, which has that many or more, by a
