@@ -124,22 +124,43 @@ var drivers = map[string]func(*cli.Context, *slog.Logger) (network.Driver, error
 	hostnic.DriverName: newHostnic,
 }
 
+// flagsOfNetworks are those that are about one network. With another, some have nothing
+// to say; without the others, a gate would be more open, or elsewhere, than it was asked
+// to be.
+var flagsOfNetworks = []struct {
+	network      string
+	idle, needed []string
+}{
+	{
+		"slirp",
+		[]string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "source-ip-transparent", "udp-filtering"},
+		[]string{"egress-default", "egress-allow", "egress-deny", "outbound-addr", "outbound-interface"},
+	},
+	{
+		hostnic.DriverName,
+		[]string{"hostnic-bridge", "lxc-user-nic-binary"},
+		[]string{"hostnic-dir", "hostnic-interface", "hostnic-mode", "hostnic-shared"},
+	},
+}
+
 func setNetwork(c *cli.Context, o *parent.Options) (err error) {
 	name, _ := personaOf(c).Network(c.String("net"))
 	newDriver, ok := drivers[name]
 	if !ok {
 		return fmt.Errorf("--net=%s: want host, none, slirp or hostnic", name)
 	}
-	if name != "slirp" {
-		for _, flag := range []string{"mtu", "cidr", "cidr6", "ifname", "ipv6", "host-loopback", "disable-host-loopback", "dns", "dns-search", "source-ip", "source-ip-transparent", "udp-filtering"} {
+	for _, f := range flagsOfNetworks {
+		if name == f.network {
+			continue
+		}
+		for _, flag := range f.idle {
 			if c.IsSet(flag) {
-				o.Logger.Debug("this flag means nothing without --net=slirp", "flag", flag)
+				o.Logger.Debug("this flag means nothing without --net="+f.network, "flag", flag)
 			}
 		}
-		// Without these, a gate would be more open than it was asked to be.
-		for _, flag := range []string{"egress-default", "egress-allow", "egress-deny", "outbound-addr", "outbound-interface"} {
+		for _, flag := range f.needed {
 			if c.IsSet(flag) {
-				return fmt.Errorf("--%s needs --net=slirp", flag)
+				return fmt.Errorf("--%s needs --net=%s", flag, f.network)
 			}
 		}
 	}
@@ -330,7 +351,7 @@ func setAddHosts(c *cli.Context, o *parent.Options) error {
 	for _, s := range c.StringSlice("add-host") {
 		entry, err := parent.ParseAddHost(s)
 		if err != nil {
-			return err
+			return fmt.Errorf("--add-host: %w", err)
 		}
 		o.AddHosts = append(o.AddHosts, entry)
 	}
