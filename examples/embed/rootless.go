@@ -69,6 +69,7 @@ func createParentOpt(stateDir string, s settings) (*parent.Options, error) {
 		CreateIPCNS:    true,
 		CopyUpDirs:     []string{"/etc", "/var/run", "/run", "/var/lib"},
 		Signals:        parent.ForwardableSignals(),
+		Stopped:        parent.StopWithCommand, // Ctrl-Z
 		Logger:         slog.Default(),
 	}
 	ipnet, err := netip.ParsePrefix(s.cidr)

@@ -1,6 +1,7 @@
 package parent_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,53 @@ func TestGatesInOneProcessRunAtOnce(t *testing.T) {
 		if err := <-ended; !errors.As(err, &exit) || *exit != (parent.ExitError{Code: 5}) {
 			t.Errorf("%v, want exit code 5", err)
 		}
+	}
+}
+
+func TestTheErrorSaysHowTheCommandEnded(t *testing.T) {
+	for command, want := range map[string]struct {
+		exit   parent.ExitError
+		status int
+		text   string
+	}{
+		"exit 3":     {parent.ExitError{Code: 3}, 3, "the command ended with exit code 3"},
+		"kill -9 $$": {parent.ExitError{Signal: unix.SIGKILL}, 137, "the command was ended by SIGKILL"},
+		"exit 137":   {parent.ExitError{Code: 137}, 137, "the command ended with exit code 137"},
+	} {
+		err := parent.Run(t.Context(), parent.Options{Command: []string{"sh", "-c", command}, SingleID: true})
+		var exit *parent.ExitError
+		if !errors.As(err, &exit) || *exit != want.exit || exit.Status() != want.status || err.Error() != want.text {
+			t.Errorf("%s: %v, want %q", command, err, want.text)
+		}
+	}
+}
+
+// The signal is one that would end this process, where nobody asks for it.
+func TestSignalsThatAreNamedReachTheCommand(t *testing.T) {
+	said, says, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- parent.Run(t.Context(), parent.Options{
+			Command:  []string{"sh", "-c", "trap 'exit 4' USR1; echo ready; while :; do sleep 0.01; done"},
+			SingleID: true,
+			Signals:  []os.Signal{unix.SIGUSR1},
+			Stdout:   says,
+		})
+		says.Close()
+	}()
+	if line, err := bufio.NewReader(said).ReadString('\n'); err != nil {
+		t.Fatalf("%q: %v", line, <-ended)
+	}
+	if err := unix.Kill(os.Getpid(), unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	var exit *parent.ExitError
+	if err := <-ended; !errors.As(err, &exit) || exit.Code != 4 {
+		t.Errorf("%v, want exit code 4", err)
 	}
 }
 
