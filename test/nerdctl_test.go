@@ -220,5 +220,5 @@ func TestTheSessionOfTheNerdctlDocument(t *testing.T) {
 		n.sh(t, "nerdctl tag localhost/base busybox; rm -r .config/nerdctl")
 	})
 	shell := n.Command("env", n.environ[0], "bash", "-s")
-	runExamples(t, n.Host, "../docs/nerdctl.md", 10, shell)
+	runExamples(t, n.Host, "../docs/nerdctl.md", 9, shell)
 }
