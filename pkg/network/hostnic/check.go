@@ -66,11 +66,16 @@ func survey(o *CreateOptions) (netlink.Link, *state, error) {
 // of them.
 func checkAddresses(list []netip.Prefix) error {
 	for _, p := range list {
-		if a := p.Addr(); a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() {
+		if !isCards(p.Addr()) {
 			return fmt.Errorf("hostnic.CreateOptions.Addresses=%v: no card has this address", p)
 		}
 	}
 	return nil
+}
+
+// isCards says whether an address can be a card's own.
+func isCards(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && !a.Is4In6()
 }
 
 // checkDir refuses a directory that is there, and one that cannot be made.

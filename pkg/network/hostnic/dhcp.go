@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -27,8 +28,9 @@ import (
 //	   +----------- acquire
 //
 // A lease that nobody will ask for again, because the Ethernet address was made for
-// one gate, is given back at the end (release.go). The kernel gets the address with the lifetime of its lease: when nobody renews it,
-// as when all gates on the card have ended, it goes by itself.
+// one gate, is given back at the end (release.go). The kernel gets the address with the
+// lifetime of its lease: when nobody renews it, as when all gates on the card have
+// ended, it goes by itself.
 
 // lease is what a DHCP server has granted.
 type lease struct {
@@ -142,10 +144,10 @@ func readLease(ack *dhcpv4.DHCPv4) (*lease, error) {
 	l := &lease{ACK: ack}
 	addr, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	bits := 32
-	if mask := ack.SubnetMask(); mask != nil {
-		bits, _ = mask.Size()
+	if ones, _ := ack.SubnetMask().Size(); ones > 0 { // 0 is of what is no mask, too
+		bits = ones
 	}
-	if l.Address = netip.PrefixFrom(addr, bits); !ok || !l.Address.IsValid() {
+	if l.Address = netip.PrefixFrom(addr, bits); !ok || !isCards(addr) {
 		return nil, fmt.Errorf("DHCP: the server grants no address: %v", ack.YourIPAddr)
 	}
 	if routers := addresses(ack.Router()); len(routers) > 0 {
@@ -153,9 +155,9 @@ func readLease(ack *dhcpv4.DHCPv4) (*lease, error) {
 	}
 	l.Nameservers = addresses(ack.DNS())
 	if labels := ack.DomainSearch(); labels != nil {
-		l.Search = labels.Labels
-	} else if name := ack.DomainName(); name != "" {
-		l.Search = []string{name}
+		l.Search = domains(labels.Labels...)
+	} else {
+		l.Search = domains(ack.DomainName()) // some servers put several there
 	}
 	now := time.Now()
 	over := max(shortest, ack.IPAddressLeaseTime(time.Hour)) // 136 years is forever, and half of what a Duration holds
@@ -163,6 +165,12 @@ func readLease(ack *dhcpv4.DHCPv4) (*lease, error) {
 	l.renewAt = now.Add(min(over, max(shortest, ack.IPAddressRenewalTime(over/2))))
 	l.rebindAt = now.Add(min(over, max(shortest, ack.IPAddressRebindingTime(over-over/8))))
 	return l, nil
+}
+
+// domains are the names in what a server calls a domain. They are to stand in a line of
+// resolv.conf(5), where blanks are between them.
+func domains(texts ...string) []string {
+	return strings.FieldsFunc(strings.Join(texts, " "), func(r rune) bool { return r <= ' ' || r == 0x7f })
 }
 
 func addresses(list []net.IP) []netip.Addr {

@@ -231,6 +231,50 @@ func TestTimesOfALease(t *testing.T) {
 	}
 }
 
+func TestWhatALeaseSays(t *testing.T) {
+	name := func(text string) dhcpv4.Modifier { return dhcpv4.WithOption(dhcpv4.OptDomainName(text)) }
+	for what, c := range map[string]struct {
+		options []dhcpv4.Modifier
+		bits    int
+		search  []string
+	}{
+		"nothing":                  {nil, 32, nil},
+		"a mask":                   {[]dhcpv4.Modifier{dhcpv4.WithNetmask(net.IPv4Mask(255, 255, 255, 240))}, 28, nil},
+		"what is no mask":          {[]dhcpv4.Modifier{dhcpv4.WithNetmask(net.IPv4Mask(255, 0, 255, 0))}, 32, nil},
+		"the mask of everything":   {[]dhcpv4.Modifier{dhcpv4.WithNetmask(net.IPv4Mask(0, 0, 0, 0))}, 32, nil},
+		"a domain":                 {[]dhcpv4.Modifier{name("lan.test")}, 32, []string{"lan.test"}},
+		"two as one":               {[]dhcpv4.Modifier{name("lan.test corp.test\x00")}, 32, []string{"lan.test", "corp.test"}},
+		"one that is another line": {[]dhcpv4.Modifier{name("lan.test\noptions ndots:9")}, 32, []string{"lan.test", "options", "ndots:9"}},
+		"a list":                   {[]dhcpv4.Modifier{name("x.test"), dhcpv4.WithDomainSearchList("a.test", "b\n.test")}, 32, []string{"a.test", "b", ".test"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			ack, err := dhcpv4.New(append(c.options, dhcpv4.WithYourIP(net.IPv4(198, 51, 100, 5)))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := readLease(ack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l.Address.Bits() != c.bits || !slices.Equal(l.Search, c.search) {
+				t.Errorf("%v, domains %q; want a network of %d bits, %q", l.Address, l.Search, c.bits, c.search)
+			}
+		})
+	}
+}
+
+func TestALeaseOfNoAddressIsNone(t *testing.T) {
+	for _, addr := range []net.IP{net.IPv4zero, net.IPv4(127, 0, 0, 1), net.IPv4(224, 0, 0, 1)} {
+		ack, err := dhcpv4.New(dhcpv4.WithYourIP(addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := readLease(ack); err == nil {
+			t.Errorf("a lease of %v is taken: %v", addr, l.Address)
+		}
+	}
+}
+
 // leftBy are the addresses and the routes that leases have left on an interface,
 // which has an address of its own.
 func leftBy(link netlink.Link, own netip.Addr) (addresses, routes []string, err error) {
