@@ -172,8 +172,9 @@ func TestDockerAsAServiceOfItsUser(t *testing.T) {
 	})
 }
 
-// standIn is what k3s does where it finds itself in a gate, up to the start of the
-// kubelet: mounts, a port by RootlessKit's client, a cgroup for pods.
+// standIn is what k3s does where it finds itself in a gate, without Kubernetes: mounts,
+// a port by RootlessKit's client, its containerd, and a pod on the node's network, in
+// a cgroup of its own.
 const standIn = `#!/bin/sh
 set -e
 [ "$*" = "server --rootless --data-dir=$HOME/.rancher/k3s" ]
@@ -184,17 +185,21 @@ for dir in /var/log /var/lib/cni /var/lib/kubelet /etc/rancher /run/k3s/containe
 	mount -t tmpfs none $dir
 	mount --bind $HOME/.rancher/k3s/standin$dir $dir
 done
-mkdir /sys/fs/cgroup/kubepods
-rmdir /sys/fs/cgroup/kubepods
 echo 1 >/proc/sys/net/ipv4/ip_forward
 /usr/bin/rootlessctl --socket=$_K3S_ROOTLESS_SOCK add-ports 0.0.0.0:6443:6443/tcp
-exec probe daemon probe witness tcp,0.0.0.0,6443
+state=/run/k3s/containerd
+agent=$HOME/.rancher/k3s/agent
+env -u NOTIFY_SOCKET containerd --address=$state/containerd.sock --state=$state --root=$agent/containerd >$HOME/containerd.log 2>&1 &
+until ctr --address=$state/containerd.sock version >/dev/null 2>&1; do sleep 0.02; done
+ctr --address=$state/containerd.sock images import $HOME/image.tar >/dev/null
+exec probe daemon ctr --address=$state/containerd.sock run --net-host --cgroup=/kubepods/hello --cpu-shares=0 localhost/base:latest hello probe witness tcp,0.0.0.0,6443
 `
 
 func TestK3sAsAServiceOfItsUser(t *testing.T) {
 	s := newSite(t)
 	m := startManager(t, s)
 	s.WriteFile(t, "/srv/k3s", standIn, 0o755)
+	s.WriteFile(t, s.User.Home+"/image.tar", string(imageArchive(t)), 0o644)
 	const unit = "gatekit-k3s.service"
 	output := m.install(t, unit, "Environment=PATH=/srv:"+hostPath)
 	m.expectKind(t, unit)
@@ -227,7 +232,11 @@ func TestK3sAsAServiceOfItsUser(t *testing.T) {
 	if got, want := cgroupOf(t, main), m.property(t, unit, "ControlGroup")+"/k3s_evac"; got != want {
 		t.Errorf("the gate is in the cgroup %s, want %s", got, want)
 	}
-	testenv.Until(t, "k3s to listen", func() bool { return strings.Contains(s.ReadFile(t, output), "serving") })
+	testenv.Until(t, "the pod to listen", func() bool { return strings.Contains(s.ReadFile(t, output), "serving") })
+	pod := strings.Replace(m.property(t, unit, "ControlGroup"), m.cgroup.path, m.cgroup.dir, 1) + "/kubepods/hello/cgroup.procs"
+	if procs, err := os.ReadFile(pod); err != nil || len(procs) == 0 {
+		t.Errorf("the pod's cgroup has the processes %q (%v)", procs, err)
+	}
 	expectOwn(t, "tcp", s.outside, at(s.outside.HostAddr4, 6443))
 	m.do(t, "stop", unit)
 }
