@@ -68,15 +68,20 @@ func (s site) farther(t *testing.T, mtu int) farther {
 	return far
 }
 
+// dialSized takes ADDR SIZE, and connects a UDP socket to the address.
+func dialSized(args []string) (conn net.Conn, size int, err error) {
+	if _, err := fmt.Sscan(args[1], &size); err != nil {
+		return nil, 0, err
+	}
+	conn, err = net.Dial("udp", args[0])
+	return conn, size, err
+}
+
 // udp-error ADDR SIZE sends datagrams on a connected socket until there is an
 // error, and prints it. They are not to be fragmented. The socket asks for all
 // errors; without that, the kernel tells of the lasting ones only.
 var _ = testenv.Probe("udp-error", func(args []string) int {
-	var size int
-	if _, err := fmt.Sscan(args[1], &size); err != nil {
-		return report(err)
-	}
-	conn, err := net.Dial("udp", args[0])
+	conn, size, err := dialSized(args)
 	if err != nil {
 		return report(err)
 	}
@@ -124,11 +129,7 @@ var _ = testenv.Probe("udp-error", func(args []string) int {
 // udp-large ADDR SIZE sends datagrams, on a socket with the kernel's defaults,
 // until one comes back.
 var _ = testenv.Probe("udp-large", func(args []string) int {
-	var size int
-	if _, err := fmt.Sscan(args[1], &size); err != nil {
-		return report(err)
-	}
-	conn, err := net.Dial("udp", args[0])
+	conn, size, err := dialSized(args)
 	if err != nil {
 		return report(err)
 	}

@@ -219,16 +219,7 @@ func TestPassedSocketsReachTheCommand(t *testing.T) {
 			cmd := h.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec gatekit "$@"`, "sh"}, append(flags, "probe", "serve")...)...)
 			cmd.Env = append(cmd.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=web:api")
 			for range 2 {
-				l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer l.Close()
-				f, err := l.File()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
+				l, f := listenToPass(t)
 				listeners = append(listeners, l)
 				cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 			}
@@ -243,6 +234,22 @@ func TestPassedSocketsReachTheCommand(t *testing.T) {
 			}
 		})
 	}
+}
+
+// listenToPass makes a listener, and its file, until the end of the test.
+func listenToPass(t *testing.T) (*net.TCPListener, *os.File) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return l, f
 }
 
 // readAll reads what a server says, and fails the test when its process ends
@@ -277,16 +284,7 @@ func readAll(t *testing.T, p *testenv.Process, addr string) string {
 
 func TestPassedSocketsAreTheOnlyExtraDescriptors(t *testing.T) {
 	h := testenv.NewHost(t)
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	f, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	_, f := listenToPass(t)
 	for name, c := range map[string]struct{ pid, want string }{
 		"one of two is passed":                   {"$$", "0\n1\n2\n3\n4\n"},
 		"none when they are for another process": {"1", "0\n1\n2\n3\n"},
