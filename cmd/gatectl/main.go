@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/flagnames"
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
@@ -62,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	// That it is wrong usage shows in the exit code.
-	line = persona.Spell(persona.Gatekit.Control, strings.ReplaceAll(line, errUsage.Error()+": ", ""))
+	line = flagnames.Spell(persona.Gatekit.Control, strings.ReplaceAll(line, errUsage.Error()+": ", ""))
 	fmt.Fprintln(stderr, p.Control+":", line)
 	if errors.Is(err, errUsage) {
 		return codeUsage

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/flagnames"
 	"github.com/gatekit/gatekit/internal/persona"
 )
 
@@ -47,7 +48,7 @@ func stepLogger(c *cli.Context) *slog.Logger {
 	if c.Bool("debug") {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: persona.SpellAttr(persona.Gatekit.Control)}))
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: flagnames.SpellAttr(persona.Gatekit.Control)}))
 }
 
 // required returns the value of a flag that has to be there.

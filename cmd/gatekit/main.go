@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/gatekit/gatekit/internal/flagnames"
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/pkg/child"
@@ -76,7 +77,7 @@ func fail(p persona.Persona, err error) int {
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	// That it is wrong usage shows in the exit code.
 	line = strings.ReplaceAll(line, parent.ErrUsage.Error()+": ", "")
-	fmt.Fprintln(os.Stderr, p.Gate+":", persona.Spell(persona.Gatekit.Gate, line))
+	fmt.Fprintln(os.Stderr, p.Gate+":", flagnames.Spell(persona.Gatekit.Gate, line))
 	var start *parent.StartError
 	switch {
 	case errors.As(err, &start):

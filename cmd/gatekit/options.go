@@ -11,6 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 
+	"github.com/gatekit/gatekit/internal/flagnames"
 	"github.com/gatekit/gatekit/internal/persona"
 	"github.com/gatekit/gatekit/internal/version"
 	"github.com/gatekit/gatekit/pkg/network"
@@ -84,7 +85,7 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, err
 	}
-	options := &slog.HandlerOptions{Level: l, ReplaceAttr: persona.SpellAttr(persona.Gatekit.Gate)}
+	options := &slog.HandlerOptions{Level: l, ReplaceAttr: flagnames.SpellAttr(persona.Gatekit.Gate)}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil

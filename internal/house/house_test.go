@@ -70,8 +70,8 @@ var rules = []struct {
 		"pkg/flows/flows.go:18: seen ",
 	}},
 	{"texts name fields and no flags", textsNameFieldsAndNoFlags, []string{
-		"internal/persona/spell.go:6: no program has a flag --copy-over",
-		"internal/persona/spell.go:6: there is no flows.Options.Gone",
+		"internal/flagnames/flagnames.go:6: no program has a flag --copy-over",
+		"internal/flagnames/flagnames.go:6: there is no flows.Options.Gone",
 		"pkg/flows/flows.go:33: --copy-up is a flag of ours",
 		"pkg/flows/flows.go:35: there is no flows.Options.Mood",
 		"pkg/flows/flows.go:36: flows.Options.Mode has no flag",

@@ -174,10 +174,10 @@ func root(e ast.Expr) *ast.Ident {
 }
 
 // The texts of libraries name fields of options, and the programs put their flags in
-// their place (persona.Spell): a library's text names no flag of ours, each field in
-// one exists and has its flag in internal/persona's table, and that flag exists.
+// their place (flagnames.Spell): a library's text names no flag of ours, each field in
+// one exists and has its flag in internal/flagnames's table, and that flag exists.
 func textsNameFieldsAndNoFlags(r *report, tree *tree) {
-	const table = "internal/persona"
+	const table = "internal/flagnames"
 	var (
 		flag    = regexp.MustCompile("(?:^|[\\s(`])--([a-z][a-z0-9-]*)")
 		field   = regexp.MustCompile(`\b([a-z]+)\.([A-Za-z]*Options)\.([A-Z]\w*)(=false\b)?`)

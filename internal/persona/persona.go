@@ -6,8 +6,6 @@
 //
 // Flags that choose one of RootlessKit's helper programs (slirp4netns, pasta, pesto,
 // VPNKit, gvisor-tap-vsock) are known to both personas, and mean what is built in.
-//
-// It also has the flag for each field of options that libraries name (Spell).
 package persona
 
 import (

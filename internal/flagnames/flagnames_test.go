@@ -1,4 +1,4 @@
-package persona
+package flagnames
 
 import (
 	"bytes"

@@ -1,15 +1,14 @@
-package persona
+// Package flagnames has the flag for each field of options that libraries name. The
+// packages below pkg know nothing of command lines: what they say names the field that
+// is wrong or that mends it, package and all, as parent.Options.SingleID. The programs
+// know the flag that sets it, and spell every line so that they print.
+package flagnames
 
 import (
 	"log/slog"
 	"regexp"
 	"strings"
 )
-
-// The packages below pkg know nothing of command lines: what they say names the field
-// of their options that is wrong or that mends it, package and all, as
-// parent.Options.SingleID. The programs know the flag that sets it, and spell every
-// line so that they print.
 
 // flags are the flags of the two programs by the fields that they set. A value is
 // part of the name where the flag spells it in another way.
