@@ -334,6 +334,34 @@ func TestClientsWhomAFirewallInsideDropsAreServed(t *testing.T) {
 	g.expectListed(t, "partly", "preserve")
 }
 
+// Where it refuses that, nothing is waited for.
+func TestClientsWhomAFirewallInsideRefusesAreServed(t *testing.T) {
+	s := newSite(t)
+	second := s.Host.Outside(t)
+	g := startGate(t, s.Host, "--net=slirp", // to one address each, as Docker does
+		"-p", "8080:127.0.0.1:80/tcp4", "-p", "8080:[::1]:80/tcp6", "-p", "8080:127.0.0.1:80/udp4", "-p", "8080:[::1]:80/udp6", "sleep", "60")
+	g.witness(t, everywhere...)
+	g.shell(t,
+		"nft add table inet wall",
+		"nft add chain inet wall in { type filter hook input priority 0 ; }")
+	for _, from := range []string{"ip saddr " + s.outside.Addr4.String(), "ip6 saddr " + s.outside.Addr6.String()} {
+		g.shell(t,
+			"nft add rule inet wall in "+from+" meta l4proto tcp reject with tcp reset",
+			"nft add rule inet wall in "+from+" meta l4proto udp reject")
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		expectLoopback(t, network, s.outside, at(s.outside.HostAddr4, 8080))
+		expectLoopback(t, network, s.outside, at(s.outside.HostAddr6, 8080))
+		expectOwn(t, network, second, at(second.HostAddr4, 8080))
+		expectOwn(t, network, second, at(second.HostAddr6, 8080))
+	}
+	g.expectListed(t, "partly", "partly", "partly", "partly")
+	g.stop(t)
+	if log := g.Stderr(); strings.Contains(log, "does not answer") {
+		t.Errorf("an answer was waited for: %s", log)
+	}
+}
+
 // Clients of one family reach a service of the other, and an address inside that is
 // neither the loopback's nor the interface's, by the fast path.
 func TestWhereNoAddressCanBeKeptTheFastPathServes(t *testing.T) {

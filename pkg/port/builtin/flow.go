@@ -19,7 +19,7 @@ import (
 //	            v        /----------------> waiting (fd -1): keeps datagrams
 //	connect to the target <------------------- a socket came
 //	            |
-//	            v     refused, never answered: the next target
+//	            v     refused, never answered: the next target, or way to it
 //	          brief -----------------------------------------> brief
 //	            |     an answer, and the client goes on
 //	            v
@@ -47,6 +47,8 @@ type flow struct {
 	kept     port.Datagrams // in the client's name, in place of fd; nil for none
 	heard    atomic.Bool    // the service has sent something that way since hear
 	stranger bool           // the client is not the host itself
+	plain    bool           // the first target has refused that way, and is tried by fd
+	stray    bool           // the service takes what a stranger sends by fd
 
 	// The flow is in two lists: of all flows, and of its forward's.
 	places [2]place
@@ -173,8 +175,11 @@ func (x *exchange) makeRoom(s *hostSocket) {
 	}
 }
 
-// closeFlow ends f.
+// closeFlow ends f, unless that has been done.
 func (x *exchange) closeFlow(f *flow) {
+	if f.closed {
+		return
+	}
 	f.closed = true
 	x.closeFD(f)
 	x.driver.count.dropped.Add(int64(len(f.pending)))
@@ -201,7 +206,8 @@ func (x *exchange) closeFD(f *flow) {
 	x.loop.unwatch(f.fd, f.token)
 	unix.Close(f.fd)
 	f.fd = -1
-	if f.stranger {
+	if f.stray {
+		f.stray = false
 		f.socket.forward.strays.end()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -150,6 +151,12 @@ func ask(t *testing.T, from *away, network, address string) (told string, client
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
+	return askAgain(t, client), client
+}
+
+// askAgain is ask by a client that is there.
+func askAgain(t *testing.T, client net.Conn) (told string) {
+	t.Helper()
 	_ = client.SetDeadline(time.Now().Add(testenv.Patience))
 	if _, err := client.Write([]byte("?")); err != nil {
 		t.Fatal(err)
@@ -159,7 +166,7 @@ func ask(t *testing.T, from *away, network, address string) (told string, client
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(buf[:n]), client
+	return string(buf[:n])
 }
 
 func TestConnectionsAreOpenedInTheirClientsName(t *testing.T) {
@@ -395,6 +402,53 @@ func TestAForwardSaysThatAClientTookTheFastPath(t *testing.T) {
 			fw.strays.until = time.Now()
 			fw.strays.mu.Unlock()
 			expect("a while after it", port.SourceIPPreserve)
+		}
+	}}.Run(t)
+}
+
+// What is refused in a client's name may be a firewall's doing: the fast path is tried, and
+// told of where somebody is there. Where nobody is, a service that comes later sees its
+// client.
+func TestDatagramsThatAreRefusedInTheirClientsNameTakeTheFastPath(t *testing.T) {
+	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+		if err := upLoopback(); err != nil {
+			t.Fatal(err)
+		}
+		opener, client := &teller{}, newClientHost(t)
+		d := start(t, Options{Opener: opener})
+		add(t, d, hostIPv4+":8080:127.0.0.1:80/udp4", hostIPv4+":8081:81/udp4")
+		serveUDP(t, "127.0.0.1:81", func([]byte) []byte { return []byte("fast path") })
+		sourceIPs := func() (all []port.SourceIP) {
+			for _, s := range d.List() {
+				all = append(all, s.SourceIP)
+			}
+			return all
+		}
+
+		opener.set(true, nil)
+		var absent *net.UDPConn
+		client.do(func() { absent = dialUDP(t, hostIPv4+":8080") })
+		if _, err := absent.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		testenv.Until(t, "the refusal", func() bool {
+			opener.mu.Lock()
+			defer opener.mu.Unlock()
+			return opener.asked == 3 // opened, refused, and opened again after the fast path
+		})
+		told, behind := ask(t, client, "udp", hostIPv4+":8081")
+		if told != "fast path" {
+			t.Errorf("a client whom a firewall refuses is told %q", told)
+		}
+		if got := sourceIPs(); !slices.Equal(got, []port.SourceIP{port.SourceIPPreserve, port.SourceIPPartly}) {
+			t.Errorf("the forwards are listed with %q", got)
+		}
+		opener.set(false, nil)
+		if got := askAgain(t, absent); got != absent.LocalAddr().String() {
+			t.Errorf("when its service comes, a client is told %q", got)
+		}
+		if got := askAgain(t, behind); got != "fast path" {
+			t.Errorf("within a conversation a client is told %q", got)
 		}
 	}}.Run(t)
 }

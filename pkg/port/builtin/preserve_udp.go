@@ -20,7 +20,7 @@ func (x *exchange) openKept(f *flow) bool {
 		return false
 	}
 	f.stranger = true
-	if peer.Scope != 0 || !o.Keeps(peer.Addr, f.targets[0].Addr()) {
+	if f.plain || peer.Scope != 0 || !o.Keeps(peer.Addr, f.targets[0].Addr()) {
 		return false
 	}
 	kept, err := o.OpenDatagrams(netip.AddrPortFrom(peer.Addr, peer.Port), f.targets[0], func(payload []byte) {
@@ -58,8 +58,8 @@ func (x *exchange) fromKept(f *flow, payload []byte) {
 	}
 }
 
-// refused turns to the next address where there may be a service, with the datagram
-// that has found none; nil is one that is not known.
+// refused turns to the fast path, and then to the next address where there may be a
+// service, with the datagram that has found none; nil is one that is not known.
 func (x *exchange) refused(f *flow, payload []byte) {
 	f.hear()
 	if !f.closed && f.kept != nil && x.turn(f) && payload != nil {

@@ -22,8 +22,10 @@ import (
 // The batch's memory is there only while there are flows.
 //
 // A service that is not there refuses (ICMP port unreachable, which a connected
-// socket reports as ECONNREFUSED). The flow lives on, for the service may start;
-// where the spec leaves more than one address open, the flow tries the next.
+// socket reports as ECONNREFUSED, of a loopback's at once). The flow lives on, for the
+// service may start; where the spec leaves more than one address open, the flow tries
+// the next. What is refused in the client's name may be a firewall's doing, so that the
+// same address is tried by the fast path first.
 
 // Limits of the exchange.
 const (
@@ -221,9 +223,6 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 		return
 	}
 	f.fd = fd
-	if f.stranger {
-		f.socket.forward.strays.begin()
-	}
 	pending := f.pending
 	f.pending = nil
 	for _, data := range pending {
@@ -231,8 +230,9 @@ func (x *exchange) opened(f *flow, fd int, err error) {
 	}
 }
 
-// turn lets f try the next of its targets, unless it has just tried them all or
-// has no other. It reports whether it does.
+// turn lets f try its present target by the fast path, where that was refused in the
+// client's name, or else the next of its targets, unless it has just tried them all. It
+// reports whether it does.
 func (x *exchange) turn(f *flow) bool {
 	if f.answered {
 		return false
@@ -240,13 +240,35 @@ func (x *exchange) turn(f *flow) bool {
 	if x.loop.now.Sub(f.turned) >= turnSpan {
 		f.turned, f.turns = x.loop.now, 0
 	}
-	if f.turns++; f.turns >= len(f.targets) {
-		return false
+	more := true
+	if f.kept != nil && f.turns < len(f.targets) {
+		f.plain = true
+	} else {
+		f.turns++
+		more = f.turns < len(f.targets)
+		if !more && !f.plain {
+			return false
+		}
+		// After the last one too: a service that starts is to see its client.
+		f.targets, f.plain = append(f.targets[1:], f.targets[0]), false
 	}
-	f.targets = append(f.targets[1:], f.targets[0])
 	x.closeFD(f)
 	x.open(f)
-	return !f.closed
+	return more && !f.closed
+}
+
+// refusedAtOnce says whether the service has refused what was just sent on the fast path,
+// as far as that matters.
+func (f *flow) refusedAtOnce() bool {
+	return !f.answered && (len(f.targets) > 1 || f.stranger) && errors.Is(linux.SocketError(f.fd), unix.ECONNREFUSED)
+}
+
+// taken notes that f's service takes what is sent on the fast path.
+func (f *flow) taken() {
+	if f.stranger && !f.stray {
+		f.stray = true
+		f.socket.forward.strays.begin()
+	}
 }
 
 // toService sends the datagrams first to last-1 of the batch to f's service.
@@ -267,12 +289,15 @@ func (x *exchange) toService(f *flow, first, last int) {
 			return
 		}
 		n, err := x.batch.Send(f.fd, first, last)
-		if err == nil && !f.answered && len(f.targets) > 1 && errors.Is(linux.SocketError(f.fd), unix.ECONNREFUSED) && x.turn(f) {
+		refused := err == nil && f.refusedAtOnce()
+		if refused && x.turn(f) {
 			continue // all of them again, to the next address
 		}
 		first += n
 		switch {
+		case refused:
 		case err == nil:
+			f.taken()
 		case errors.Is(err, unix.ECONNREFUSED) && tries == 0:
 			// The answer to an earlier datagram; nothing was sent.
 			tries++
@@ -291,10 +316,16 @@ func (x *exchange) sendOne(f *flow, payload []byte) {
 	case f.kept != nil:
 		f.kept.Send(payload)
 	case f.fd >= 0:
-		if _, err := unix.SendmsgN(f.fd, payload, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+		_, err := unix.SendmsgN(f.fd, payload, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err != nil:
 			x.driver.count.dropped.Add(1)
+		case !f.refusedAtOnce():
+			f.taken()
+		case x.turn(f):
+			x.sendOne(f, payload)
 		}
-	case len(f.pending) < maxPending:
+	case !f.closed && len(f.pending) < maxPending:
 		f.pending = append(f.pending, payload)
 	default:
 		x.driver.count.dropped.Add(1)
