@@ -313,6 +313,36 @@ func TestDockersRmRemovesLinksOnly(t *testing.T) {
 	})
 }
 
+// The host goes on while a directory is copied up.
+func TestAnEntryMayGoMeanwhile(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode string) {
+		dir := filepath.Join(testenv.Scratch(), "run")
+		write(t, dir+"/stays", "here")
+		write(t, dir+"/mount/file", "here") // so that an overlay is one for each directory
+		must(t, unix.Mount("tmpfs", dir+"/mount", "tmpfs", 0, ""))
+		link(t, "stays", dir+"/gone-link")
+		write(t, dir+"/gone-directory/file", "here")
+		write(t, dir+"/gone-file", "here")
+		o, err := open(dir)
+		must(t, err)
+		defer o.tree.Close()
+		for _, name := range []string{"gone-link", "gone-directory", "gone-file"} {
+			must(t, os.RemoveAll(filepath.Join(dir, name)))
+		}
+		if mode == ModeOverlay {
+			must(t, o.overlay(nil))
+		} else {
+			must(t, o.symlinks())
+		}
+		reads(t, dir+"/stays", "here")
+		left, err := filepath.Glob(dir + "/gone-*")
+		must(t, err)
+		if len(left) > 0 {
+			t.Errorf("what is gone is there: %q", left)
+		}
+	})
+}
+
 func TestTheOriginalHidesUnderDotRo(t *testing.T) {
 	inside(t, func(t *testing.T) {
 		dir := filepath.Join(testenv.Scratch(), "etc")

@@ -75,17 +75,16 @@ func (o *original) split(held map[string]bool, layers *os.File) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range o.entries {
-		from := filepath.Join(o.dir, hidden, e.Name())
+	err = o.each(hidden, func(name string, kind os.FileMode) error {
+		from := filepath.Join(o.dir, hidden, name)
 		readable := unix.Access(from, unix.R_OK|unix.X_OK) == nil
-		if !e.IsDir() || (!held[e.Name()] && !readable) {
-			err = o.link(e, hidden)
-		} else {
-			err = o.place(e.Name(), from, held[e.Name()], layers)
+		if kind != os.ModeDir || (!held[name] && !readable) {
+			return o.link(name, kind, hidden)
 		}
-		if err != nil {
-			return err
-		}
+		return o.place(name, from, held[name], layers)
+	})
+	if err != nil {
+		return err
 	}
 	return o.dress(o.dir)
 }
