@@ -2,7 +2,6 @@ package builtin
 
 import (
 	"cmp"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -75,13 +74,8 @@ func TestTheFlowsOfForwardsAreListed(t *testing.T) {
 }
 
 func TestReverseFlowsAreListedFromTheOtherSide(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
 		inside := newAway(t)
-		err := upLoopback()
-		inside.do(func() { err = errors.Join(err, upLoopback()) })
-		if err != nil {
-			t.Fatal(err)
-		}
 		d := start(t, Options{Sockets: inside})
 		serveTCP(t, "127.0.0.1:80", func(c *net.TCPConn) {
 			_, _ = io.ReadFull(c, make([]byte, 5))
@@ -106,7 +100,7 @@ func TestReverseFlowsAreListedFromTheOtherSide(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}}.Run(t)
+	})
 }
 
 func TestFlowsThatWaitForTheServiceAreConnecting(t *testing.T) {
@@ -125,10 +119,7 @@ func TestFlowsThatWaitForTheServiceAreConnecting(t *testing.T) {
 }
 
 func TestFlowsInTheirClientsNameAreListed(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		opener, client := &teller{}, newClientHost(t)
 		t.Cleanup(opener.running.Wait)
 		d := start(t, Options{Opener: opener})
@@ -153,5 +144,5 @@ func TestFlowsInTheirClientsNameAreListed(t *testing.T) {
 		roundTrip(t, other, "hello")
 		first.Kept, first.Remote, first.In, first.Out, first.Counted = false, addrPort(other.LocalAddr()), 5, 5, true
 		expectListed(t, d, "with one that is not kept", first, second)
-	}}.Run(t)
+	})
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // away is a network namespace next to the test's, with sockets and services of
-// its own: what the child is to the parent. Its thread ends with the test.
+// its own, whose lo is up: what the child is to the parent. Its thread ends with the test.
 type away struct{ calls chan func() }
 
 func newAway(t *testing.T) *away {
@@ -29,6 +29,9 @@ func newAway(t *testing.T) *away {
 		defer close(ended)
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = upLoopback()
+		}
 		ready <- err
 		if err == nil {
 			for f := range a.calls {
@@ -64,16 +67,20 @@ func upLoopback() error {
 	return netlink.LinkSetUp(lo)
 }
 
-func TestForwardsLeadIntoTheOtherNamespace(t *testing.T) {
+// inNetwork runs a test in a network namespace of its own, as root there. lo is up.
+func inNetwork(t *testing.T, inner func(t *testing.T)) {
+	t.Helper()
 	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		a := newAway(t)
 		if err := upLoopback(); err != nil {
 			t.Fatal(err)
 		}
-		var err error
-		if a.do(func() { err = upLoopback() }); err != nil {
-			t.Fatal(err)
-		}
+		inner(t)
+	}}.Run(t)
+}
+
+func TestForwardsLeadIntoTheOtherNamespace(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		a := newAway(t)
 		d := start(t, Options{Sockets: a})
 		for _, ip := range []string{"127.0.0.1", "::1"} {
 			// The same addresses and ports on both sides: only a socket of the
@@ -91,26 +98,18 @@ func TestForwardsLeadIntoTheOtherNamespace(t *testing.T) {
 			roundTrip(t, dialTCP(t, at(ip, 80)), "hello")
 			exchangeUDP(t, dialUDP(t, at(ip, 80)), []byte("hello"))
 		}
-	}}.Run(t)
+	})
 }
 
 func TestADriverAloneForwardsIntoANamespaceThatAFileNames(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
 		a := newAway(t)
 		var netns *os.File
 		var err error
-		a.do(func() {
-			if err = upLoopback(); err == nil {
-				netns, err = os.Open("/proc/thread-self/ns/net")
-			}
-		})
-		if err != nil {
+		if a.do(func() { netns, err = os.Open("/proc/thread-self/ns/net") }); err != nil {
 			t.Fatal(err)
 		}
 		defer netns.Close()
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
 		var service net.Addr
 		a.do(func() { service, _ = serveTCP(t, "127.0.0.1:80", echo) })
 		if service == nil {
@@ -124,17 +123,14 @@ func TestADriverAloneForwardsIntoANamespaceThatAFileNames(t *testing.T) {
 				t.Errorf("sockets of domain %d are made: %v", domain, files)
 			}
 		}
-	}}.Run(t)
+	})
 }
 
 // TestClientsOfAnotherHostAreAnsweredFromTheAddressThatTheyAsked has a client
 // behind a veth pair, and a host with several addresses on it.
 func TestClientsOfAnotherHostAreAnsweredFromTheAddressThatTheyAsked(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
 		outside := newAway(t)
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
 		connectTo(t, outside)
 		stream, _ := serveTCP(t, "127.0.0.1:0", echo)
 		datagrams, _ := serveUDP(t, "127.0.0.1:0", same)
@@ -162,7 +158,7 @@ func TestClientsOfAnotherHostAreAnsweredFromTheAddressThatTheyAsked(t *testing.T
 		})
 		roundTrip(t, c, "a listener on an interface's address")
 		exchangeUDP(t, u, []byte("a socket on an interface's address"))
-	}}.Run(t)
+	})
 }
 
 // connectTo makes a veth pair, "outside" here with two addresses of each family

@@ -75,11 +75,11 @@ func (c *conn) open(ctx context.Context, giveUp func(), client netip.AddrPort, f
 	d := c.driver
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	for _, target := range c.forward.status.Spec.Targets(c.family) {
+	for i, target := range c.forward.status.Spec.Targets(c.family) {
 		if !c.pass(&passage{client: client, service: target, cut: giveUp}) {
 			return false
 		}
-		if !d.opts.Opener.Keeps(client.Addr(), target.Addr()) {
+		if i > 0 && !d.opts.Opener.Keeps(client.Addr(), target.Addr()) { // keep has asked about the first
 			return false
 		}
 		d.wg.Add(1) // run, which is counted, is still here

@@ -170,10 +170,7 @@ func askAgain(t *testing.T, client net.Conn) (told string) {
 }
 
 func TestConnectionsAreOpenedInTheirClientsName(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		opener, client := &teller{}, newClientHost(t)
 		t.Cleanup(opener.running.Wait)
 		d := start(t, Options{Opener: opener})
@@ -208,7 +205,7 @@ func TestConnectionsAreOpenedInTheirClientsName(t *testing.T) {
 		if opener.asked != 1 {
 			t.Errorf("it was tried %d times, want once", opener.asked)
 		}
-	}}.Run(t)
+	})
 }
 
 func TestAForwardSaysWhoseAddressItsServiceSees(t *testing.T) {
@@ -278,10 +275,7 @@ func TestAnOpenerThatTakesItsTimeHoldsNobodyUp(t *testing.T) {
 }
 
 func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		opener, client := &teller{}, newClientHost(t)
 		t.Cleanup(opener.running.Wait)
 		d := start(t, Options{Opener: opener})
@@ -295,7 +289,7 @@ func TestConnectionsInTheirClientsNameAreCut(t *testing.T) {
 		}
 		wantReset(t, conn)
 		testenv.Until(t, "no connection to be counted", func() bool { return d.count.conns.Load() == 0 })
-	}}.Run(t)
+	})
 }
 
 // hesitant is a teller that connects when it is told to.
@@ -316,10 +310,7 @@ func (o *hesitant) Connect(ctx context.Context, client, service netip.AddrPort, 
 }
 
 func TestAttemptsInAClientsNameTakeTurns(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		o, outside := &hesitant{asked: make(chan netip.AddrPort, 8), yes: make(chan struct{})}, newClientHost(t)
 		t.Cleanup(o.running.Wait)
 		d := New(Options{Sockets: &home{}, Opener: o})
@@ -354,17 +345,14 @@ func TestAttemptsInAClientsNameTakeTurns(t *testing.T) {
 			}
 		}
 		testenv.Until(t, "all to be over", func() bool { return d.Counters().Conns == 0 })
-	}}.Run(t)
+	})
 }
 
 // A client whose answers go elsewhere is served by the fast path, which is told of for as
 // long as that goes on and a while; the host itself and those whose address is kept are
 // nothing to tell of.
 func TestAForwardSaysThatAClientTookTheFastPath(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		stream, _ := serveTCP(t, "127.0.0.1:0", echo)
 		datagrams, _ := serveUDP(t, "127.0.0.1:0", func(b []byte) []byte { return b })
 		client := newClientHost(t)
@@ -403,17 +391,14 @@ func TestAForwardSaysThatAClientTookTheFastPath(t *testing.T) {
 			fw.strays.mu.Unlock()
 			expect("a while after it", port.SourceIPPreserve)
 		}
-	}}.Run(t)
+	})
 }
 
 // What is refused in a client's name may be a firewall's doing: the fast path is tried, and
 // told of where somebody is there. Where nobody is, a service that comes later sees its
 // client.
 func TestDatagramsThatAreRefusedInTheirClientsNameTakeTheFastPath(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		opener, client := &teller{}, newClientHost(t)
 		d := start(t, Options{Opener: opener})
 		add(t, d, hostIPv4+":8080:127.0.0.1:80/udp4", hostIPv4+":8081:81/udp4")
@@ -450,7 +435,7 @@ func TestDatagramsThatAreRefusedInTheirClientsNameTakeTheFastPath(t *testing.T) 
 		if got := askAgain(t, behind); got != "fast path" {
 			t.Errorf("within a conversation a client is told %q", got)
 		}
-	}}.Run(t)
+	})
 }
 
 func TestDetoursAreForgotten(t *testing.T) {
@@ -478,10 +463,7 @@ func TestDetoursAreForgotten(t *testing.T) {
 // A client whose machine is gone says nothing: the probes find out, and the service is
 // told.
 func TestTheKeepaliveEndsConnectionsOfVanishedClients(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
+	inNetwork(t, func(t *testing.T) {
 		outside := newClientHost(t)
 		ended := make(chan error, 1)
 		service, _ := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
@@ -505,5 +487,5 @@ func TestTheKeepaliveEndsConnectionsOfVanishedClients(t *testing.T) {
 		case <-time.After(testenv.Patience):
 			t.Error("the service waits for a client that is gone")
 		}
-	}}.Run(t)
+	})
 }

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
@@ -34,11 +33,8 @@ func reversed(t testing.TB, texts ...string) []port.Spec {
 }
 
 func TestReverseForwardsLeadToTheHost(t *testing.T) {
-	testenv.UserNS{Flags: unix.CLONE_NEWNET, Inner: func(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
 		inside := newAway(t)
-		if err := upLoopback(); err != nil {
-			t.Fatal(err)
-		}
 		var err error
 		if inside.do(func() { err = furnish("lo", containerIP+"/32") }); err != nil {
 			t.Fatal(err)
@@ -99,7 +95,7 @@ func TestReverseForwardsLeadToTheHost(t *testing.T) {
 				t.Error("after it is removed, it listens")
 			}
 		})
-	}}.Run(t)
+	})
 }
 
 func TestAReverseForwardWithoutSocketsIsRefused(t *testing.T) {
