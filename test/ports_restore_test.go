@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -77,43 +78,64 @@ func TestForwardsAreBackAfterAKill(t *testing.T) {
 	})
 }
 
-// What was answered before the kill is there after it, whatever was under way.
-func TestNoAnsweredForwardIsLostInAKill(t *testing.T) {
+// What was answered before the kill is so after it, whatever was under way: several add
+// forwards, and remove every other.
+func TestNoAnsweredChangeIsLostInAKill(t *testing.T) {
 	s := newSite(t)
+	var mu sync.Mutex // guards what is below
 	next := 10000
-	answered := map[int]bool{}
+	known := map[int]bool{} // ports, and whether there is a forward, as far as was answered
 	for round := range 5 {
 		g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
 		there := map[int]bool{}
 		for _, spec := range specsOf(t, g) {
 			there[spec.ParentPort] = true
 		}
-		for port := range answered {
-			if !there[port] {
-				t.Errorf("round %d: the forward of port %d is lost", round, port)
+		for port, want := range known {
+			if there[port] != want {
+				t.Errorf("round %d: that there is a forward of port %d was answered with %v", round, port, want)
 			}
 		}
-		added := make(chan struct{}, 1000)
-		go func() {
-			defer close(added)
-			for {
-				spec := api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: next, ChildPort: 80}
-				if _, err := g.client(t).AddPort(t.Context(), spec); err != nil {
-					return
+		answers := make(chan struct{}, 10000)
+		answer := func(port int, there bool) {
+			mu.Lock()
+			known[port] = there
+			mu.Unlock()
+			answers <- struct{}{}
+		}
+		c := g.client(t)
+		var changes sync.WaitGroup
+		for range 8 {
+			changes.Go(func() {
+				for {
+					mu.Lock()
+					port := next
+					next++
+					mu.Unlock()
+					added, err := c.AddPort(t.Context(), api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: port, ChildPort: 80})
+					if err != nil {
+						return
+					}
+					answer(port, true)
+					if port%2 == 0 {
+						continue
+					}
+					mu.Lock()
+					delete(known, port)
+					mu.Unlock()
+					if err := c.RemovePort(t.Context(), added.ID); err != nil {
+						return
+					}
+					answer(port, false)
 				}
-				answered[next] = true
-				next++
-				added <- struct{}{}
-			}
-		}()
-		for range 10 + 7*round {
-			<-added
+			})
+		}
+		for range 20 + 15*round {
+			receive(t, answers, "an answer")
 		}
 		kill(t, g.PID())
 		g.Wait(t)
-		for range added { // until it fails
-		}
-		next++ // the one under way may have come about
+		changes.Wait()
 	}
 }
 
