@@ -1,0 +1,331 @@
+package tcp
+
+import "time"
+
+// piece is what has come before its turn.
+type piece struct {
+	seq    uint32
+	buffer *Buffer
+	fin    bool
+}
+
+func (p *piece) end() uint32 { return p.seq + uint32(len(p.buffer.bytes)) }
+
+// maxPieces bounds what waits for its turn, beside the window.
+const maxPieces = 64
+
+// Input takes a segment of the peer. Its payload has to stay as it is until Settle,
+// which is called after each Input.
+func (c *Conn) Input(s *Segment, now time.Duration) Events {
+	c.now, c.heard = now, now
+	c.probes = 0
+	switch c.state {
+	case closed:
+		return 0
+	case synSent:
+		return c.inputSYN(s)
+	}
+	offset, window := int32(s.Seq-c.next), c.edge-c.next
+	if s.Flags&SYN != 0 {
+		// The same again, of which the answer was lost; or a connection that the peer
+		// has forgotten, which is to tell us so (RFC 5961, 4).
+		if c.state == synReceived && s.Seq == c.next-1 && s.Opens() {
+			c.sendSYN()
+		} else {
+			c.ackDue = nowDue
+		}
+		return 0
+	}
+	if !c.acceptable(offset, s.length(), window) {
+		if s.Flags&RST != 0 {
+			return 0
+		}
+		c.ackDue = nowDue
+		if offset == -1 && len(s.Payload) <= 1 && c.state == established {
+			return Probed
+		}
+		return 0
+	}
+	switch {
+	case s.Flags&RST != 0:
+		if offset != 0 {
+			c.ackDue = nowDue // who knows where we are may repeat it (RFC 5961, 3)
+			return 0
+		}
+		c.Drop()
+		return Reset
+	case s.Flags&ACK == 0:
+		return 0
+	}
+	events, ok := c.inputACK(s)
+	if !ok {
+		return events
+	}
+	return events | c.inputData(s, offset, window) | c.over()
+}
+
+// acceptable says whether a part of a segment is within the window (RFC 9293, 3.10.7.4).
+// With no room left, one that is just outside may still acknowledge.
+func (c *Conn) acceptable(offset int32, length, window uint32) bool {
+	if offset >= 0 {
+		return uint32(offset) < window || offset == 0
+	}
+	return offset+int32(length) > 0
+}
+
+// inputSYN takes the answer to our SYN.
+func (c *Conn) inputSYN(s *Segment) Events {
+	acks := s.Flags&ACK != 0
+	if acks && s.Ack != c.nxt {
+		if h, ok := Refusal(s); ok {
+			c.o.Wire.Transmit(&h, nil)
+		}
+		return 0
+	}
+	switch {
+	case s.Flags&RST != 0:
+		if !acks {
+			return 0
+		}
+		c.Drop()
+		return Reset
+	case s.Flags&SYN == 0:
+		return 0
+	}
+	c.learn(s)
+	c.next = s.Seq + 1
+	c.wnd, c.wndSeq, c.wndAck = uint32(s.Window), s.Seq, s.Ack
+	if !acks { // both have asked at once
+		c.state = synReceived
+		c.sendSYN()
+		return 0
+	}
+	c.state = established
+	c.edge = c.next + uint32(min(c.o.Window, 0xffff))
+	c.acknowledged(s.Ack)
+	c.ackDue = nowDue
+	return Opened
+}
+
+// inputACK takes what a segment acknowledges, and the peer's window. It is false where
+// the rest of the segment is not to be looked at.
+func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
+	advance := int32(s.Ack - c.una)
+	if c.state == synReceived {
+		if s.Ack != c.nxt {
+			if h, ok := Refusal(s); ok {
+				c.o.Wire.Transmit(&h, nil)
+			}
+			return 0, false
+		}
+		c.state = established
+		events = Opened
+		// The SYN's acknowledgement is the peer's window's first word.
+		c.wndSeq, c.wndAck = s.Seq, s.Ack
+	}
+	wnd := uint32(s.Window) << c.scale
+	switch {
+	case int32(s.Ack-c.nxt) > 0:
+		c.ackDue = nowDue
+		return events, false
+	case advance > 0:
+		c.acknowledged(s.Ack)
+		if c.HasAll() {
+			events |= Acknowledged
+		}
+	case advance == 0 && c.una != c.nxt && len(s.Payload) == 0 && s.Flags&FIN == 0 && wnd == c.wnd:
+		c.duplicate()
+	}
+	if moved := int32(s.Seq - c.wndSeq); moved > 0 || moved == 0 && int32(s.Ack-c.wndAck) >= 0 {
+		c.wnd, c.wndSeq, c.wndAck = wnd, s.Seq, s.Ack
+	}
+	if c.waiting && c.room() > 0 {
+		c.waiting, c.persist, c.asked, c.tries = false, 0, 0, 0
+		events |= Room
+	}
+	return events, true
+}
+
+// inputData takes the bytes of an acceptable segment, and the end of the peer's half.
+func (c *Conn) inputData(s *Segment, offset int32, window uint32) Events {
+	p, fin := s.Payload, s.Flags&FIN != 0
+	if len(p) == 0 && !fin {
+		return 0
+	}
+	if offset < 0 {
+		p = p[min(int(-offset), len(p)):]
+		offset = 0
+		c.ackDue = nowDue // a part came twice, so the peer has missed something
+	}
+	if room := int(window) - int(offset); len(p) > room {
+		p, fin = p[:max(room, 0)], false
+		c.ackDue = nowDue
+	}
+	if c.finCome || len(p) == 0 && !fin {
+		c.ackDue = nowDue
+		return 0
+	}
+	if offset > 0 {
+		c.keep(c.next+uint32(offset), p, fin)
+		c.ackDue = nowDue
+		return 0
+	}
+	c.fresh = p
+	c.advance(len(p), fin)
+	if len(c.later) > 0 {
+		c.join()
+	}
+	return Arrived
+}
+
+// advance moves on by what has come in order.
+func (c *Conn) advance(n int, fin bool) {
+	c.next += uint32(n)
+	c.unacked += n
+	if fin {
+		c.next++
+		c.finCome = true
+	}
+	c.ackDue = max(c.ackDue, soonDue)
+}
+
+// keep keeps what is not in order yet, by its sequence number. What of it is there
+// already, the peer sends again in vain.
+func (c *Conn) keep(seq uint32, p []byte, fin bool) {
+	at := 0
+	for at < len(c.later) && int32(c.later[at].seq-seq) <= 0 {
+		at++
+	}
+	end := seq + uint32(len(p))
+	if at > 0 && int32(c.later[at-1].end()-end) >= 0 || len(c.later) >= maxPieces {
+		return
+	}
+	b := c.o.Pool.Get(len(p))
+	copy(b.bytes, p)
+	c.later = append(c.later, piece{})
+	copy(c.later[at+1:], c.later[at:])
+	c.later[at] = piece{seq, b, fin}
+}
+
+// join puts what waited for its turn behind what is in order now.
+func (c *Conn) join() {
+	c.settle()
+	for len(c.later) > 0 {
+		p := c.later[0]
+		behind := int32(c.next - p.seq)
+		if behind < 0 {
+			break
+		}
+		c.later = c.later[1:]
+		if rest := p.buffer.bytes[min(int(behind), len(p.buffer.bytes)):]; !c.finCome && (len(rest) > 0 || p.fin) {
+			c.come.append(rest, c.o.Pool)
+			c.advance(len(rest), p.fin)
+		}
+		c.o.Pool.Put(p.buffer)
+	}
+	if len(c.later) == 0 {
+		c.later = nil
+	}
+	c.ackDue = nowDue // the peer waits to hear that the gap is filled (RFC 5681, 4.2)
+}
+
+// Peek returns bytes that have come and were not taken yet, none where there are no
+// more. They are valid until the next call.
+func (c *Conn) Peek() []byte {
+	if c.come.front != nil {
+		return c.come.front.bytes
+	}
+	return c.fresh
+}
+
+// Discard takes the first n bytes of Peek. Over is told where they were the last.
+func (c *Conn) Discard(n int) Events {
+	if c.come.front != nil {
+		c.come.discard(n, c.o.Pool)
+	} else {
+		c.fresh = c.fresh[n:]
+	}
+	if n > 0 && c.state == established && !c.finCome {
+		// The peer is told of room when there is enough of it to be worth a segment
+		// (RFC 9293, 3.8.6.2.2).
+		told, is := int(c.edge-c.next), c.free()
+		if told < c.o.Window/4 && is-told >= min(c.o.Window/2, 2*int(c.o.MSS)) && told < is/2 {
+			c.ackDue = nowDue
+		}
+	}
+	return c.over()
+}
+
+// Settle ends an Input. What of the segment was not taken is kept: a small part as a
+// copy, else the buffer that the segment is in, frame. It says whether it has kept that.
+func (c *Conn) Settle(frame *Buffer) (kept bool) {
+	if len(c.fresh) == 0 {
+		return false
+	}
+	if frame == nil || len(c.fresh) <= len(frame.room)/2 {
+		c.settle()
+		return false
+	}
+	frame.bytes, c.fresh = c.fresh, nil
+	c.come.push(frame)
+	return true
+}
+
+// settle keeps a copy of what is fresh.
+func (c *Conn) settle() {
+	if len(c.fresh) > 0 {
+		c.come.append(c.fresh, c.o.Pool)
+		c.fresh = nil
+	}
+}
+
+// free is how many more bytes may come.
+func (c *Conn) free() int { return max(0, c.o.Window-c.come.size-len(c.fresh)) }
+
+// Owed says whether an acknowledgement is owed: at once, or as soon as it is clear that
+// nothing is sent that has it with it (RFC 9293, 3.8.6.3).
+func (c *Conn) Owed() (soon, now bool) {
+	return c.ackDue != notDue, c.ackDue == nowDue || c.unacked >= c.o.Window/4
+}
+
+// Acknowledge sends an acknowledgement and nothing else.
+func (c *Conn) Acknowledge() {
+	if c.state == synReceived || c.state == established {
+		c.transmit(c.nxt, nil, 0)
+	}
+}
+
+// header is that of the next segment, which acknowledges all that has come.
+func (c *Conn) header(seq uint32, flags uint8) Header {
+	h := Header{Seq: seq, Ack: c.next, Flags: flags | ACK, MSS: c.mss}
+	window := min(c.free()>>c.ownScale, 0xffff)
+	h.Window = uint16(window)
+	// The window never takes back what was offered; a smaller one is said when that is
+	// used up.
+	if edge := c.next + uint32(window)<<c.ownScale; int32(edge-c.edge) >= 0 {
+		c.edge = edge
+	} else {
+		h.Window = uint16((c.edge - c.next) >> c.ownScale)
+	}
+	if len(c.later) > 0 && c.sack {
+		h.add(c.blocks()...)
+	}
+	c.ackDue, c.unacked = notDue, 0
+	return h
+}
+
+// blocks are the option that tells of what has come before its turn (RFC 2018).
+func (c *Conn) blocks() []byte {
+	option := make([]byte, 2, 2+maxSACKBlocks*sizeOfSACKBlock)
+	for i := 0; i < len(c.later) && len(option) < cap(option); {
+		from, to := c.later[i].seq, c.later[i].end()
+		for i++; i < len(c.later) && int32(c.later[i].seq-to) <= 0; i++ {
+			if end := c.later[i].end(); int32(end-to) > 0 {
+				to = end
+			}
+		}
+		option = append(option, byte(from>>24), byte(from>>16), byte(from>>8), byte(from), byte(to>>24), byte(to>>16), byte(to>>8), byte(to))
+	}
+	option[0], option[1] = optionSACK, uint8(len(option))
+	return option
+}
