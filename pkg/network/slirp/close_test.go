@@ -38,16 +38,12 @@ func relaysOf(r *rig) int {
 func (r *rig) nothingLeft() {
 	r.t.Helper()
 	testenv.Until(r.t, "the relays to end", func() bool { return relaysOf(r) == 0 })
-	testenv.Until(r.t, "the endpoints to end", func() bool {
-		return len(r.e.stack.RegisteredEndpoints()) == 0 && len(r.e.stack.CleanupEndpoints()) == 0
-	})
+	testenv.Until(r.t, "the connections to end", func() bool { return len(r.relays()) == 0 })
 }
 
 // probeSoon has half-open connections probed at once.
 func probeSoon(e *engine) {
-	for _, l := range e.loops {
-		l.halfOpen = 50 * time.Millisecond
-	}
+	e.tcp.halfOpen = 50 * time.Millisecond
 }
 
 // A guest that has closed its socket and not only its half is not waited for,
@@ -111,9 +107,8 @@ func TestTCPHalfClosedConnectionIsNotCutOff(t *testing.T) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(patience))
 	c.CloseWrite()
-	sent := r.e.stack.Stats().TCP.SegmentsSent
-	before := sent.Value()
-	testenv.Until(t, "the guest to be probed", func() bool { return sent.Value() >= before+3 })
+	before := r.e.dev.sent.Load()
+	testenv.Until(t, "the guest to be probed", func() bool { return r.e.dev.sent.Load() >= before+3 })
 	close(answer)
 	if got, err := io.ReadAll(c); err != nil || string(got) != "late" {
 		t.Errorf("got %q, %v", got, err)

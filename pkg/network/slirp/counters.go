@@ -19,6 +19,9 @@ type Counters struct {
 	// once the fragments are together.
 	PacketsRefused uint64
 
+	// FramesSent were for the namespace, and taken by its kernel.
+	FramesSent uint64
+
 	// FramesLost were for the namespace, and its kernel did not take them, since
 	// the queue of its interface was full.
 	FramesLost uint64
@@ -66,6 +69,7 @@ func (e *engine) counters() Counters {
 	c := Counters{
 		FramesAccepted:    e.link.accepted.Load(),
 		FramesRefused:     e.link.refused.Load(),
+		FramesSent:        e.dev.sent.Load(),
 		FramesLost:        e.dev.dropped.Load(),
 		UDP:               e.udp.counters(),
 		Echo:              e.echo.counters(),
@@ -78,11 +82,12 @@ func (e *engine) counters() Counters {
 		PacketsRefused:    e.malformed.Load(),
 	}
 	if lo := e.inbound.lo.Load(); lo != nil {
+		c.FramesSent += lo.dev.sent.Load()
 		c.FramesLost += lo.dev.dropped.Load()
 	}
 	for _, counter := range []interface{ Value() uint64 }{
 		stats.IP.MalformedPacketsReceived, stats.IP.OptionUnknownReceived,
-		stats.TCP.InvalidSegmentsReceived, stats.TCP.ChecksumErrors, stats.NICs.MalformedL4RcvdPackets, stats.UDP.MalformedPacketsReceived, stats.ARP.MalformedPacketsReceived,
+		stats.NICs.MalformedL4RcvdPackets, stats.UDP.MalformedPacketsReceived, stats.ARP.MalformedPacketsReceived,
 		stats.ICMP.V4.PacketsReceived.Invalid, stats.ICMP.V6.PacketsReceived.Invalid,
 	} {
 		c.PacketsRefused += counter.Value()
@@ -108,7 +113,7 @@ func (t *flowTable) counters() FlowCounters {
 func (c Counters) LogValue() slog.Value {
 	return group(
 		slog.Uint64("framesAccepted", c.FramesAccepted), slog.Uint64("framesRefused", c.FramesRefused),
-		slog.Uint64("packetsRefused", c.PacketsRefused), slog.Uint64("framesLost", c.FramesLost),
+		slog.Uint64("packetsRefused", c.PacketsRefused), slog.Uint64("framesSent", c.FramesSent), slog.Uint64("framesLost", c.FramesLost),
 		slog.Attr{Key: "udp", Value: c.UDP.LogValue()}, slog.Attr{Key: "echo", Value: c.Echo.LogValue()},
 		slog.Uint64("dialsTurnedAway", c.DialsTurnedAway),
 		slog.Uint64("queriesDropped", c.QueriesDropped), slog.Uint64("streamsTurnedAway", c.StreamsTurnedAway),

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 )
 
 // device is the TAP as the engine sees it: frames in and out, each with the
@@ -36,6 +37,7 @@ type device struct {
 		iovs   [2]unix.Iovec
 	}
 	out     sync.Pool // of *frameOut
+	sent    atomic.Uint64
 	dropped atomic.Uint64
 }
 
@@ -47,9 +49,9 @@ type frameOut struct {
 }
 
 // maxFrameHeaders is room for all headers of a frame that we make: the largest are
-// those of an ICMPv6 error (Ethernet, IPv6, ICMPv6) with the IPv6 and transport
-// headers that it quotes.
-const maxFrameHeaders = 14 + 40 + 8 + 40 + 8
+// those of a TCP segment with all options, and of an ICMPv6 error (Ethernet, IPv6,
+// ICMPv6) with the IPv6 and transport headers that it quotes.
+const maxFrameHeaders = max(14+40+tcp.MaxHeaderSize, 14+40+8+40+8)
 
 // maxFrame is the size of the largest frame without the virtio-net header.
 const maxFrame = 64 << 10
@@ -129,6 +131,7 @@ func (d *device) send(f *frameOut) error {
 		d.dropped.Add(1)
 		return errno
 	}
+	d.sent.Add(1)
 	return nil
 }
 

@@ -1,131 +1,94 @@
 package slirp
 
 import (
-	"context"
 	"errors"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 )
 
-// dial is a connection that is being set up. It ends when the namespace gives
-// up: by a reset (cancel), or by no longer repeating its SYN.
+// dialTimeout bounds the dial to the host's side. It is what Linux gives a SYN by
+// default (tcp_syn_retries in tcp(7)).
+const dialTimeout = 127 * time.Second
+
+// giveUpGrace is how late a repeated SYN of the namespace may be before we take
+// it that nobody waits any more.
+const giveUpGrace = 3 * time.Second
+
+// dial is what a relay knows while its host's side is being connected. It ends when the
+// namespace gives up: by a reset, or by no longer repeating its SYN.
 type dial struct {
-	ctx    context.Context
-	cancel context.CancelFunc
+	refusedSYN
+	first, last time.Duration // SYNs of the namespace
+}
 
-	// queue is where the handshake with the namespace waits, once it has begun. It is
-	// guarded by the forwarder's mu.
-	queue *waiter.Queue
-
-	// connected gets a value when the socket has an event.
-	connected chan struct{}
-
-	// What an ICMP error quotes of the SYN, and who has sent it.
-	ipv6 bool
+// refusedSYN is what an ICMP error quotes of a SYN, and who has sent it.
+type refusedSYN struct {
+	mac  macAddr
 	ttl  uint8
 	head transportHeader
-	mac  macAddr
-
-	// answered says that the namespace has its answer, or soon will, so that a SYN
-	// is one for another connection. The forwarder's lock guards it.
-	answered bool
-
-	mu          sync.Mutex // guards all below
-	first, last time.Time  // SYNs of the namespace
+	key  flowKey
 }
 
-// newDial is called when the first SYN has come.
-func newDial(parent context.Context, syn header.TCP, pkt *stack.PacketBuffer) *dial {
-	d := &dial{
-		connected: make(chan struct{}, 1),
-		ipv6:      pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber,
-		ttl:       packetTTL(pkt),
-		head:      transportHeader(syn),
-		first:     time.Now(),
+// due is when the dial is given up, where no SYN comes any more. The interval between
+// them doubles (RFC 6298, 5.5), so that the next is due after at most the time that has
+// passed between the first and the last, and the first interval of a second.
+func (d *dial) due() time.Duration {
+	return min(d.first+dialTimeout, d.last+(d.last-d.first)+giveUpGrace)
+}
+
+// inputDialling takes a segment of the namespace while its connection is set up.
+func (r *relay) inputDialling(s *tcp.Segment) {
+	switch {
+	case s.Flags&tcp.RST != 0:
+		r.endDial()
+	case s.Opens():
+		// It may be another connection's, from the same port.
+		r.conn.Accept(r.tcp.options(r), s, r.tcp.now)
+		r.dial.last = r.tcp.now
 	}
-	d.last = d.first
-	if eth := pkt.LinkHeader().Slice(); len(eth) >= ethernetSize {
-		d.mac = macAddr(eth[6:12])
-	}
-	d.ctx, d.cancel = context.WithCancel(parent)
-	return d
 }
 
-// repeated notes another SYN.
-func (d *dial) repeated() {
-	d.mu.Lock()
-	d.last = time.Now()
-	d.mu.Unlock()
-}
-
-// patience returns how long to wait for the next SYN. Its interval doubles
-// (RFC 6298, 5.5), so that the next is due after at most the time that has passed
-// between the first and the last, and the first interval of a second.
-func (d *dial) patience() time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.last.Sub(d.first) + giveUpGrace - time.Since(d.last)
-}
-
-// hostEvent implements watcher.
-func (d *dial) hostEvent(*loop, uint32) {
-	select {
-	case d.connected <- struct{}{}:
+// dialled looks what has become of the host's side.
+func (r *relay) dialled() {
+	// An event does not have to mean that the outcome is there.
+	err := linux.Connected(r.fd)
+	switch {
+	case errors.Is(err, unix.EINPROGRESS):
+	case err != nil:
+		d := r.dial
+		if r.tcp.refuse(d.refusedSYN, err) {
+			r.conn.Abort()
+		}
+		r.endDial()
 	default:
+		r.tcp.dials--
+		r.setDial(nil)
+		r.join()
 	}
 }
 
-// abort implements watcher. The goroutine that dials closes the socket.
-func (d *dial) abort() { d.cancel() }
-
-// connect connects fd, which l watches from here on, within timeout. Errors wrap
-// an errno, context.Canceled or errStopped.
-func (d *dial) connect(l *loop, fd int, to netip.AddrPort, timeout time.Duration) error {
-	err := linux.Connect(fd, to)
-	if err == nil {
-		err = linux.Connected(fd)
-	}
-	if !errors.Is(err, unix.EINPROGRESS) {
-		return err
-	}
-	if err := l.watch(fd, hostEvents, d); err != nil {
-		return err
-	}
-	deadline := time.Now().Add(timeout)
-	timer := time.NewTimer(min(timeout, d.patience()))
-	defer timer.Stop()
-	for {
-		select {
-		case <-d.connected:
-		case <-d.ctx.Done():
-			return d.ctx.Err()
-		case <-timer.C:
-			left := min(time.Until(deadline), d.patience())
-			if left <= 0 {
-				return unix.ETIMEDOUT
-			}
-			timer.Reset(left)
-			continue
-		}
-		// An event does not have to mean that the outcome is there.
-		if err := linux.Connected(fd); !errors.Is(err, unix.EINPROGRESS) {
-			return err
-		}
-	}
+// setDial changes what others may look at.
+func (r *relay) setDial(d *dial) {
+	r.tcp.mu.Lock()
+	r.dial = d
+	r.tcp.mu.Unlock()
 }
 
-// keepAlive is for the namespace's side of a connection, and Linux's default. The
-// host's side has what the host is set to, until the namespace probes more often
-// (keepalive.go).
-var keepAlive = linux.KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
+// endDial gives the connection up, of which the namespace has heard all that it is to
+// hear.
+func (r *relay) endDial() {
+	r.tcp.dials--
+	r.setDial(nil)
+	r.conn.Drop()
+	r.lead = nil // which has counted no connection
+	r.close(true)
+	r.settle()
+}
 
 // newStreamSocket makes a TCP socket for an address.
 func newStreamSocket(to netip.Addr) (int, error) {

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -18,10 +20,10 @@ import (
 // engine is what Run makes on a device. It is taken apart from both ends towards
 // the middle, so that nobody is called who has gone:
 //
-//  1. the TCP forwarder and the way in: no more dials
+//  1. the way in: no more connections from there
 //  2. the loops: no more frames, and so no new flows, and no more bytes
-//  3. the stack: its handshakes fail, which ends the dials' goroutines
-//  4. the relays, the UDP relay and the DNS forwarder: no more host sockets
+//  3. the relays, and with them who waits for a connection
+//  4. the stack, the UDP relay and the DNS forwarder: no more host sockets
 //  5. the device, by run, which made none of the others
 type engine struct {
 	dev   *device
@@ -100,21 +102,20 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		writer:     writer,
 		guests:     e.guests,
 	}
+	e.tcp = newTCPForwarder(e.egress, e.dns, e.loops[0], writer, n.clock)
+	e.memory.spare = e.tcp.clearPool
+	e.link.tcp = e.tcp
 	e.watchLimits(n.log)
-	e.link.acks = newHeldACKs(e.link.writePacket)
-	s, err := newStack(e.link, n.subnets, n.clock)
+	s, err := newStack(e.link, n.subnets)
 	if err != nil {
 		e.stopLoops()
 		return nil, err
 	}
 	e.stack = s
-	e.inbound = newInbound(s, n.subnets, e.loops)
-	e.link.inbound, e.link.inspector.inbound = e.inbound, e.inbound
+	e.inbound = newInbound(s, n.subnets, n.childMAC, e.tcp)
+	e.link.inspector.inbound = e.inbound
 	e.link.inspector.onRefusal = func(r *refusal) bool { return e.inbound.udp.refuse(r) || e.udp.refuse(r) }
-	e.tcp = newTCPForwarder(s, e.egress, e.dns, e.loops, writer)
-	e.link.onSYN = e.tcp.awaitEnd
-	e.tcp.full.say(n.log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
-	e.tcp.starved.say(n.log, "no descriptors are left for connections; those of programs inside wait until others end; ulimit -n allows more", 0)
+	s.SetTransportProtocolHandler(header.TCPProtocolNumber, e.handleTCP)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber6, e.echo.handlePacket)
@@ -124,6 +125,8 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 // watchLimits has the limits on what the namespace has under way be told of.
 func (e *engine) watchLimits(log *slog.Logger) {
 	const starved = "no descriptors are left, so flows that were used least recently end; ulimit -n allows more"
+	e.tcp.full.say(log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
+	e.tcp.starved.say(log, "no descriptors are left for connections; those of programs inside wait until others end; ulimit -n allows more", 0)
 	e.udp.full.say(log, "too many UDP flows; those that were used least recently end", e.udp.limit)
 	e.udp.starved.say(log, starved, 0)
 	e.echo.full.say(log, "too many flows of echo requests; those that were used least recently end", e.echo.limit)
@@ -157,6 +160,28 @@ func (e *engine) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 	return e.handleDatagram(&d)
 }
 
+// handleTCP takes a segment that the stack has put together from fragments, or found
+// behind extension headers.
+func (e *engine) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	d := datagram{
+		src: netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
+		dst: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
+		ttl: packetTTL(pkt),
+	}
+	eth := pkt.LinkHeader().Slice()
+	data := pkt.Data().ToBuffer()
+	defer data.Release()
+	segment := append(slices.Clone(pkt.TransportHeader().Slice()), data.Flatten()...)
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, id.RemoteAddress, id.LocalAddress, uint16(len(segment)))
+	if len(eth) < ethernetSize || inspectTCP(segment, vnetHeader{}, sum, d.src.Addr(), d.dst.Addr(), &d) != toTCP {
+		e.malformed.Add(1)
+		return true
+	}
+	d.mac = macAddr(eth[6:12])
+	e.tcp.input(&d, nil)
+	return true
+}
+
 // serve runs the engine until ctx is done or a part fails, and returns when all
 // its goroutines and descriptors, but the device's, are gone.
 func (e *engine) serve(ctx context.Context, ready func()) error {
@@ -179,16 +204,15 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 	}
 	<-ctx.Done()
 
-	e.tcp.close()
 	e.inbound.close()
 	e.stopLoops()
 	loops.Wait()
-	e.stack.Close()
-	e.tcp.wait()
-	e.inbound.wait()
+	e.tcp.close()
 	for _, l := range e.loops {
 		l.abort()
 	}
+	e.stack.Close()
+	e.inbound.wait()
 	e.udp.close()
 	e.echo.close()
 	e.guests.close()
@@ -204,9 +228,6 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 // revoke ends the flows that the policy, which has changed, no longer allows.
 func (e *engine) revoke() {
 	e.tcp.revoke()
-	for _, l := range e.loops {
-		l.revoke(e.egress)
-	}
 	e.udp.revoke()
 	e.echo.revoke()
 }

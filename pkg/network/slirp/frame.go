@@ -17,6 +17,8 @@ const (
 	drop verdict = iota
 	// toStack: gVisor's stack takes it.
 	toStack
+	// toTCP: a TCP segment in a packet of its own, which is for a relay.
+	toTCP
 	// toUDP: a whole UDP datagram, which is relayed without the stack.
 	toUDP
 	// toEcho: a whole echo request to the outside, which is relayed as well.
@@ -30,8 +32,8 @@ const (
 	toSender
 )
 
-// datagram is a UDP datagram in a frame, or an echo request (echo.go). Its payload
-// is part of the frame.
+// datagram is a UDP datagram in a frame, or an echo request (echo.go), or a TCP segment.
+// Its payload is part of the frame.
 type datagram struct {
 	src, dst netip.AddrPort
 	mac      macAddr // of the sender
@@ -49,17 +51,11 @@ type datagram struct {
 type finding struct {
 	proto tcpip.NetworkProtocolNumber
 
-	// headers is the size of all headers, up to the data, of a TCP segment that is
-	// not fragmented; 0 for all else.
-	headers int
-
-	// opens says that such a segment is a SYN that opens a connection.
-	opens bool
-
 	// group says that the frame is for more stations than one.
 	group bool
 
-	// datagram is filled in for the verdicts that name a relay or guests.
+	// datagram is filled in for the verdicts that name a relay or guests. For toTCP its
+	// payload is the segment.
 	datagram datagram
 }
 
@@ -96,7 +92,6 @@ func (in *inspector) inspect(frame []byte, h vnetHeader, f *finding) verdict {
 		return drop
 	}
 	f.proto = header.Ethernet(frame).Type()
-	f.headers, f.opens = 0, false
 	f.group = dst[0]&1 != 0
 	f.datagram.mac = src
 	packet := frame[ethernetSize:]
@@ -152,7 +147,7 @@ func (in *inspector) inspectIPv4(p []byte, h vnetHeader, f *finding) verdict {
 	f.datagram.ttl, f.datagram.whole = ip.TTL(), ip.Flags()&header.IPv4FlagDontFragment != 0
 	switch ip.TransportProtocol() {
 	case header.TCPProtocolNumber:
-		return inspectTCP(p[:total], headerLen, h, sum, f)
+		return inspectTCP(p[headerLen:total], h, sum, src, dst, &f.datagram)
 	case header.UDPProtocolNumber:
 		if !h.finishInner(p[:total], headerLen) {
 			return drop
@@ -242,7 +237,7 @@ func (in *inspector) inspectIPv6(p []byte, h vnetHeader, f *finding) verdict {
 	f.datagram.ttl, f.datagram.whole = ip.HopLimit(), true
 	switch next {
 	case header.TCPProtocolNumber:
-		return inspectTCP(p[:total], header.IPv6MinimumSize, h, sum, f)
+		return inspectTCP(rest, h, sum, src, dst, &f.datagram)
 	case header.UDPProtocolNumber:
 		if !h.finishInner(p[:total], header.IPv6MinimumSize) {
 			return drop
@@ -280,24 +275,24 @@ func laterFragment(p []byte) bool {
 	return len(p) < header.IPv6FragmentExtHdrLength || binary.BigEndian.Uint16(p[2:])&^7 != 0
 }
 
-// inspectTCP checks a segment in an IP packet whose header has ipHeader bytes.
-// sum is the checksum of the pseudo-header; the rest of the checksum is verified
-// unless the kernel vouches for it.
-func inspectTCP(packet []byte, ipHeader int, h vnetHeader, sum uint16, f *finding) verdict {
-	p := packet[ipHeader:]
+// inspectTCP checks a segment. sum is the checksum of the pseudo-header; the rest of the
+// checksum is verified unless the kernel vouches for it.
+func inspectTCP(p []byte, h vnetHeader, sum uint16, src, dst netip.Addr, d *datagram) verdict {
 	if len(p) < header.TCPMinimumSize {
 		return drop
 	}
-	headerLen := int(header.TCP(p).DataOffset())
-	if headerLen < header.TCPMinimumSize || headerLen > len(p) {
+	segment := header.TCP(p)
+	headerLen := int(segment.DataOffset())
+	if headerLen < header.TCPMinimumSize || headerLen > len(p) || segment.SourcePort() == 0 || segment.DestinationPort() == 0 {
 		return drop
 	}
 	if !h.checksumTrusted() && checksum.Checksum(p, sum) != 0xffff {
 		return drop
 	}
-	f.headers = ethernetSize + ipHeader + headerLen
-	f.opens = header.TCP(p).Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
-	return toStack
+	d.src = netip.AddrPortFrom(src, segment.SourcePort())
+	d.dst = netip.AddrPortFrom(dst, segment.DestinationPort())
+	d.payload = p
+	return toTCP
 }
 
 // inspectUDP checks a datagram, and its checksum as inspectTCP does, and takes it

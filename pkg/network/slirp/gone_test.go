@@ -6,14 +6,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/testenv"
 )
@@ -41,7 +39,8 @@ func TestTCPASlowGuestHasAllOfAHostThatIsGone(t *testing.T) {
 	r := newRig(t, rigOptions{Options: all, tweak: probeSoon})
 	small := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 64 << 10, Max: 64 << 10}
 	must(t, r.guest.SetTransportProtocolOption(tcp.ProtocolNumber, &small))
-	want := bytes.Repeat([]byte("0123456789abcdef"), 40<<10)
+	want := bytes.Repeat([]byte("0123456789abcdef"), 512)
+	begin := make(chan struct{})
 	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
 		raw, err := c.SyscallConn()
 		if err == nil {
@@ -52,6 +51,7 @@ func TestTCPASlowGuestHasAllOfAHostThatIsGone(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		<-begin
 		c.Write(want)
 	})
 	c, err := r.dial(r.gateway(server))
@@ -60,7 +60,10 @@ func TestTCPASlowGuestHasAllOfAHostThatIsGone(t *testing.T) {
 	}
 	defer c.Close()
 	r.theRelay()
+	r.silent.Store(true)
+	close(begin)
 	testenv.Until(t, "the server to be found gone", func() bool { return relaysOf(r) == 0 })
+	r.silent.Store(false)
 	c.SetDeadline(time.Now().Add(patience))
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("got %d bytes of %d, %v", len(got), len(want), err)
@@ -136,7 +139,7 @@ func TestTCPARelayEndsWithItsSecondHalf(t *testing.T) {
 		one := r.theRelay()
 		r.silent.Store(true)
 		close(end)
-		testenv.Until(t, "the host's end", func() bool { return tcp.EndpointState(one.ep.State()) == tcp.StateFinWait1 })
+		testenv.Until(t, "the host's end", func() bool { return r.isTrue(func() bool { return one.toGuestDone }) })
 		c.CloseWrite()
 		testenv.Until(t, "the relay to end", func() bool { return relaysOf(r) == 0 })
 		r.silent.Store(false)
@@ -171,10 +174,7 @@ func TestTCPTheLastWordsOfAServerArrive(t *testing.T) {
 		}
 		written <- err
 	}()
-	testenv.Until(t, "the host's socket to be full", func() bool {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(one.fd), Events: unix.POLLOUT}}, 0)
-		return err == nil && ready == 0 && one.ep.Readiness(waiter.ReadableEvents) != 0
-	})
+	testenv.Until(t, "the host's socket to be full", func() bool { return r.isTrue(func() bool { return one.hostBlocked }) })
 	// The loop sees both at once.
 	for _, l := range r.e.loops {
 		l.mu.Lock()
@@ -195,8 +195,7 @@ func TestTCPTheLastWordsOfAServerArrive(t *testing.T) {
 // The same for a guest: what it has said is read, though what the host's side says at
 // that moment finds it gone.
 func TestTCPTheLastWordsOfAGuestArrive(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // for a loop that does not read the TAP
-	r := newRig(t, rigOptions{Options: all, tweak: func(e *engine) { e.tcp.loops = e.loops[1:] }})
+	r := newRig(t, rigOptions{Options: all})
 	speak, said, got := make(chan struct{}), make(chan struct{}), make(chan string, 1)
 	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
 		<-speak
@@ -210,15 +209,14 @@ func TestTCPTheLastWordsOfAGuestArrive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	one := r.theRelay()
-	// The loop has both before it, and the host's side first.
-	one.loop.mu.Lock()
+	r.theRelay()
+	// The loop has both before it.
+	r.e.loops[0].mu.Lock()
 	close(speak)
 	<-said
 	io.WriteString(c, "quit")
 	r.resetGuest()
-	testenv.Until(t, "the reset", func() bool { return tcp.EndpointState(one.ep.State()) == tcp.StateError })
-	one.loop.mu.Unlock()
+	r.e.loops[0].mu.Unlock()
 	if words := <-got; words != "quit" {
 		t.Errorf("got %q, want quit", words)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -251,6 +253,22 @@ func (r *rig) resetGuest() {
 	for _, ep := range r.guest.RegisteredEndpoints() {
 		ep.Abort()
 	}
+}
+
+// isTrue asks the engine's first loop, which all of TCP belongs to.
+func (r *rig) isTrue(f func() bool) (answer bool) {
+	done := make(chan struct{})
+	if r.e.loops[0].call(func() { answer = f(); close(done) }) {
+		<-done
+	}
+	return answer
+}
+
+// relays are the connections of the engine, in any state.
+func (r *rig) relays() (list []*relay) {
+	r.e.tcp.mu.Lock()
+	defer r.e.tcp.mu.Unlock()
+	return slices.Collect(maps.Values(r.e.tcp.relays))
 }
 
 func must(t testing.TB, err tcpip.Error) {

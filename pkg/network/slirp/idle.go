@@ -39,17 +39,13 @@ func (l *loop) await(events []linux.Ready) (int, error) {
 		return l.epoll.Yield(events)
 	}
 	n, err := l.look(events)
-	if n > 0 || err != nil || !l.ready.sleep() {
+	if n > 0 || err != nil || l.tcp != nil && !l.tcp.sleep() || !l.calls.sleep() {
 		return n, err
-	}
-	if l.acks != nil {
-		l.acks.sleep()
-		defer l.acks.awake()
 	}
 	l.idle.rounds = 0
 	asleep := time.Now()
 	n, err = l.epoll.Wait(events)
-	l.ready.awake()
+	l.calls.awake()
 	l.idle.learn(time.Since(asleep))
 	return n, err
 }
@@ -60,7 +56,7 @@ func (l *loop) look(events []linux.Ready) (int, error) {
 	if n > 0 || err != nil || l.idle.spin == 0 {
 		return n, err
 	}
-	for began := time.Now(); l.ready.empty() && time.Since(began) < l.idle.spin; {
+	for began := time.Now(); l.calls.empty() && time.Since(began) < l.idle.spin; {
 		runtime.Gosched()
 		if n, err = l.epoll.Poll(events); n > 0 || err != nil {
 			return n, err

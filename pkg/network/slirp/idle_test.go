@@ -30,33 +30,37 @@ func TestALoopLearnsHowLongToSpin(t *testing.T) {
 	}
 }
 
-// A relay that gets work while its loop goes to sleep wakes it, and no other does.
-func TestARelayWakesItsLoopOnlyWhenThatSleeps(t *testing.T) {
+// A call that comes while the loop goes to sleep wakes it, and no other does.
+func TestACallWakesItsLoopOnlyWhenThatSleeps(t *testing.T) {
 	woken := 0
-	q := readyQueue{wake: func() { woken++ }}
-	q.put(&relay{})
+	c := calls{wake: func() { woken++ }}
+	nothing := func() {}
+	c.put(nothing)
 	if woken != 0 {
 		t.Error("a loop at work was woken")
 	}
-	if q.sleep() {
+	if c.sleep() {
 		t.Error("it sleeps on work")
 	}
-	if n := len(q.take(nil)); n != 1 || !q.empty() {
+	if n := len(c.take(nil)); n != 1 || !c.empty() {
 		t.Errorf("took %d", n)
 	}
-	if !q.sleep() {
+	if !c.sleep() {
 		t.Error("it does not sleep without work")
 	}
-	q.put(&relay{})
-	q.put(&relay{})
+	c.put(nothing)
+	c.put(nothing)
 	if woken != 1 {
 		t.Errorf("woken %d times, want once", woken)
 	}
-	q.take(nil)
-	q.sleep()
-	q.awake()
-	q.put(&relay{})
+	c.take(nil)
+	c.sleep()
+	c.awake()
+	c.put(nothing)
 	if woken != 1 {
 		t.Error("it was woken after it had woken by itself")
+	}
+	if n := len(c.end()); n != 1 || c.put(nothing) {
+		t.Errorf("%d calls are left at the end, and one more is taken", n)
 	}
 }

@@ -14,20 +14,18 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 	"github.com/gatekit/gatekit/pkg/port"
 )
 
 // inbound opens flows into the namespace in the names of clients, for a port
 // driver (port.Opener): the service sees the client's own address and port.
 //
-// The stack speaks for all of the outside, so an endpoint of it takes a client's
-// address as any other. What it sends enters the namespace where the service
-// expects it:
+// We speak for all of the outside, so a client's address is as good as any other. What is
+// sent in its name enters the namespace where the service expects it:
 //
 //	service's address    way in                              way out
 //	127.0.0.0/8, ::1     lo, by a packet socket that the     the default route,
@@ -51,7 +49,8 @@ import (
 type inbound struct {
 	stack   *stack.Stack
 	subnets [2]subnet
-	loops   []*loop
+	mac     macAddr // the child's
+	tcp     *tcpForwarder
 	udp     inboundUDP
 
 	lo      atomic.Pointer[loopback] // nil where the loopback is not reached
@@ -63,17 +62,17 @@ type inbound struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu         sync.Mutex // guards closed, neighbours, and the start of running
-	closed     bool
-	neighbours map[netip.Addr]struct{}
-	running    sync.WaitGroup
+	mu      sync.Mutex // guards closed and the start of running
+	closed  bool
+	running sync.WaitGroup
 }
 
 var _ port.Opener = (*Network)(nil)
 
-// newInbound returns the way into the namespace behind s. close and wait end it.
-func newInbound(s *stack.Stack, subnets [2]subnet, loops []*loop) *inbound {
-	in := &inbound{stack: s, subnets: subnets, loops: loops, neighbours: map[netip.Addr]struct{}{}}
+// newInbound returns the way into the namespace behind s, whose interface there has an
+// Ethernet address. close and wait end it.
+func newInbound(s *stack.Stack, subnets [2]subnet, mac macAddr, t *tcpForwarder) *inbound {
+	in := &inbound{stack: s, subnets: subnets, mac: mac, tcp: t}
 	in.udp.flows, in.udp.clients = map[inboundKey]*inboundFlow{}, map[netip.Addr]int{}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in
@@ -188,15 +187,11 @@ func (n *Network) Connect(ctx context.Context, client, service netip.AddrPort, f
 		return nil, fmt.Errorf("connect to %v as %v: %w", service, client, errStopped)
 	}
 	defer in.running.Done()
-	ep, queue, err := in.open(ctx, client, service)
+	r, err := in.open(ctx, client, service, fd, over)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %v as %v: %w", service, client, err)
 	}
-	configureEndpoint(ep)
-	r := newRelay(in.loops[fd%len(in.loops)], ep, queue, fd)
-	r.over = over
-	_ = r.start() // on an error, which is that the engine stops, the relay is over
-	return r.cut, nil
+	return func() { r.tcp.loop.call(r.abort) }, nil
 }
 
 // begin counts a dial; it is false when the engine stops.
@@ -210,93 +205,136 @@ func (in *inbound) begin() bool {
 	return true
 }
 
-// open connects an endpoint of the stack. The error is ECONNREFUSED when the
-// service refuses, and ETIMEDOUT when nothing answers.
-func (in *inbound) open(ctx context.Context, client, service netip.AddrPort) (tcpip.Endpoint, *waiter.Queue, error) {
-	in.meet(service.Addr())
-	queue := new(waiter.Queue)
-	ep, terr := in.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(service.Addr()), queue)
-	if terr != nil {
-		return nil, nil, stackError("make an endpoint", terr)
+// open connects to a service as a client, and joins the connection to fd, which it owns
+// once that has come about. The error is ECONNREFUSED when the service refuses, and
+// ETIMEDOUT when nothing answers.
+func (in *inbound) open(ctx context.Context, client, service netip.AddrPort, fd int, over func()) (*relay, error) {
+	writer, mac, err := in.way(ctx, service.Addr())
+	if err != nil {
+		return nil, err
 	}
-	entry, events := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
-	queue.EventRegister(&entry)
-	defer queue.EventUnregister(&entry)
-	// The same client may have connections to other services, from one port.
-	ep.SocketOptions().SetReuseAddress(true)
-	if terr = ep.Bind(stackAddress(client)); terr == nil {
-		terr = ep.Connect(stackAddress(service))
+	r := in.tcp.newRelay(flowKey{guest: service, remote: client}, mac)
+	r.envelope = newEnvelope(writer, mac, client, service)
+	outcome := make(chan error, 1)
+	r.opening = func(err error) { outcome <- err }
+	r.fd, r.over = fd, over
+	if !in.tcp.loop.call(r.open) {
+		return nil, errStopped
 	}
-	if _, started := terr.(*tcpip.ErrConnectStarted); started {
-		select {
-		case <-events:
-			terr = ep.LastError()
-		case <-ctx.Done():
-			ep.Abort()
-			ep.Close()
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil, nil, unix.ETIMEDOUT
-			}
-			return nil, nil, ctx.Err()
-		case <-in.ctx.Done():
-			ep.Abort()
-			ep.Close()
-			return nil, nil, errStopped
+	select {
+	case err = <-outcome:
+		return r, err
+	case <-ctx.Done():
+	}
+	// It may have come about in the meantime, or end with the loop.
+	in.tcp.loop.call(r.giveUpOpening)
+	if err = <-outcome; err == nil {
+		return r, nil
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, unix.ETIMEDOUT
+	}
+	return nil, ctx.Err()
+}
+
+// way is how packets reach a service: by which device, and to which Ethernet address.
+func (in *inbound) way(ctx context.Context, service netip.Addr) (*datagramWriter, macAddr, error) {
+	s := in.subnets[family(service)]
+	switch {
+	case service == s.child:
+		return in.tcp.writer, in.mac, nil
+	case service.IsLoopback():
+		if lo := in.lo.Load(); lo != nil {
+			return lo.writer, macAddr{}, nil
 		}
+		return nil, macAddr{}, unix.EHOSTUNREACH
 	}
-	if terr == nil {
-		return ep, queue, nil
-	}
-	ep.Close()
-	switch terr.(type) {
-	case *tcpip.ErrConnectionRefused:
-		return nil, nil, unix.ECONNREFUSED
-	case *tcpip.ErrHostUnreachable: // nobody on the link has the address
-		return nil, nil, unix.ETIMEDOUT
-	}
-	return nil, nil, stackError("connect", terr)
+	mac, err := in.resolve(ctx, service, s.gateway)
+	return in.tcp.writer, mac, err
 }
 
-// loopbackMAC is the Ethernet address of lo, by which the link knows what goes
-// there.
-const loopbackMAC = tcpip.LinkAddress("\x00\x00\x00\x00\x00\x00")
-
-// meet tells the stack where a loopback address is: nobody answers for it on the
-// link. The forwards name the addresses, so there are few.
-func (in *inbound) meet(service netip.Addr) {
-	if !service.IsLoopback() {
-		return
+// resolve asks who on the link has an address, behind a bridge of the namespace.
+func (in *inbound) resolve(ctx context.Context, addr, asker netip.Addr) (macAddr, error) {
+	found := make(chan stack.LinkResolutionResult, 1)
+	terr := in.stack.GetLinkAddress(nicID, toAddress(addr), toAddress(asker), protocolOf(addr), func(r stack.LinkResolutionResult) { found <- r })
+	if _, waits := terr.(*tcpip.ErrWouldBlock); terr != nil && !waits {
+		return macAddr{}, stackError("look for the service", terr)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if _, ok := in.neighbours[service]; ok {
-		return
+	select {
+	case r := <-found:
+		if r.Err != nil || len(r.LinkAddress) != header.EthernetAddressSize {
+			return macAddr{}, unix.ETIMEDOUT // nobody on the link has the address
+		}
+		return macAddr([]byte(r.LinkAddress)), nil
+	case <-ctx.Done():
+		return macAddr{}, unix.ETIMEDOUT
+	case <-in.ctx.Done():
+		return macAddr{}, errStopped
 	}
-	// It fails for a protocol without neighbours only.
-	_ = in.stack.AddStaticNeighbor(nicID, protocolOf(service), toAddress(service), loopbackMAC)
-	in.neighbours[service] = struct{}{}
 }
 
-// loopback returns the device for a packet that goes to the namespace's lo, and
-// nil for all others.
-func (in *inbound) loopback(pkt *stack.PacketBuffer) *device {
-	if pkt.EgressRoute.RemoteLinkAddress != loopbackMAC {
-		return nil
+// open begins the guest's side of a connection that is opened into the namespace.
+func (r *relay) open() {
+	t := r.tcp
+	if old := t.relays[r.key]; old != nil && !old.closed {
+		r.endOpening(unix.EADDRINUSE) // the client's port is in use already
+		return
+	} else if old != nil {
+		old.abort() // of which the end is not known there yet
 	}
-	if lo := in.lo.Load(); lo != nil {
-		return lo.dev
+	r.conn.Open(t.options(r), t.now)
+	t.add(r)
+	r.settle()
+}
+
+// opened takes the outcome of that.
+func (r *relay) opened(events tcp.Events) {
+	switch {
+	case events&tcp.Reset != 0:
+		r.fail(unix.ECONNREFUSED)
+	case events&tcp.Gone != 0:
+		r.fail(unix.ETIMEDOUT)
+	default:
+		r.join()
+		r.endOpening(nil) // also where the loop ends, and the relay with it
 	}
-	return nil
+}
+
+// endOpening tells of the outcome.
+func (r *relay) endOpening(err error) {
+	tell := r.opening
+	r.opening = nil
+	tell(err)
+}
+
+// fail ends a connection that has not come about, and leaves the host's side to who has
+// asked for it.
+func (r *relay) fail(err error) {
+	r.conn.Abort()
+	r.conn.Drop()
+	r.conn.Release()
+	r.closed = true
+	r.tcp.forget(r)
+	r.endOpening(err)
+}
+
+// giveUpOpening ends a connection for which nobody waits any more, unless it has come
+// about.
+func (r *relay) giveUpOpening() {
+	if r.opening != nil {
+		r.fail(unix.ETIMEDOUT)
+	}
 }
 
 // answers says whether a packet from a loopback address of the namespace is part
-// of a flow that was opened from here. p is what follows the IP header.
+// of a flow that was opened from here. p is what follows the IP header. It is for the loop
+// that reads frames.
 func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, dst netip.Addr) bool {
 	if in == nil || in.lo.Load() == nil || !src.IsLoopback() {
 		return false
 	}
 	switch proto {
-	case tcp.ProtocolNumber:
+	case header.TCPProtocolNumber:
 	case udp.ProtocolNumber:
 		return in.udp.hasClient(dst) // of which flow, deliver finds out
 	case tcpip.TransportProtocolNumber(header.IPv6FragmentExtHdrIdentifier):
@@ -308,12 +346,10 @@ func (in *inbound) answers(proto tcpip.TransportProtocolNumber, p []byte, src, d
 		return false
 	}
 	segment := header.TCP(p)
-	return in.stack.FindTransportEndpoint(protocolOf(src), tcp.ProtocolNumber, stack.TransportEndpointID{
-		LocalAddress:  toAddress(dst),
-		LocalPort:     segment.DestinationPort(),
-		RemoteAddress: toAddress(src),
-		RemotePort:    segment.SourcePort(),
-	}, nicID) != nil
+	return in.tcp.relays[flowKey{
+		guest:  netip.AddrPortFrom(src, segment.SourcePort()),
+		remote: netip.AddrPortFrom(dst, segment.DestinationPort()),
+	}] != nil
 }
 
 // close refuses what is new and cancels what is being dialled.
@@ -334,9 +370,4 @@ func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
 		return header.IPv4ProtocolNumber
 	}
 	return header.IPv6ProtocolNumber
-}
-
-// stackAddress turns Go's address into gVisor's, on the one interface.
-func stackAddress(a netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: nicID, Addr: toAddress(a.Addr()), Port: a.Port()}
 }

@@ -122,7 +122,7 @@ func TestWhoCannotBeAnsweredIsNotKept(t *testing.T) {
 func TestAServiceThatIsNowhereOnTheLinkDoesNotAnswer(t *testing.T) {
 	r := newInboundRig(t, true)
 	client, service := netip.AddrPortFrom(worldIPv4, 5555), netip.AddrPortFrom(nestedIPv4, 80)
-	if _, _, err := r.e.inbound.open(t.Context(), client, service); !errors.Is(err, unix.ETIMEDOUT) {
+	if _, err := r.e.inbound.open(t.Context(), client, service, -1, nil); !errors.Is(err, unix.ETIMEDOUT) {
 		t.Errorf("got %v, want %v", err, unix.ETIMEDOUT)
 	}
 }
@@ -285,7 +285,7 @@ func TestAConnectionToTheLoopbackEntersByLo(t *testing.T) {
 				failed <- err
 			}()
 			frame := r.toLoopback()
-			if eth := header.Ethernet(frame); eth.DestinationAddress() != loopbackMAC || eth.Type() != protocolOf(c.client) {
+			if eth := header.Ethernet(frame); macAddr(frame) != (macAddr{}) || eth.Type() != protocolOf(c.client) {
 				t.Errorf("the frame is %x, want one for lo", frame)
 			}
 			cancel()

@@ -46,9 +46,9 @@ type lead struct {
 	to  netip.AddrPort // on the host
 	net *Network
 
-	stopped, isCut bool
-	conns          int           // TCP connections, also those in their handshake
-	over           chan struct{} // closed with the last one; nil before Stop
+	stopped bool
+	conns   int           // TCP connections, also those in their handshake
+	over    chan struct{} // closed with the last one; nil before Stop
 }
 
 var _ port.Gateway = (*Network)(nil)
@@ -102,24 +102,22 @@ func (ls *leads) find(proto policy.Proto, at netip.AddrPort) *lead {
 
 // Stop implements port.Lead.
 func (d *lead) Stop() (over <-chan struct{}) {
-	over = d.stop(false)
+	over = d.stop()
 	d.endFlows()
 	return over
 }
 
 // Cut implements port.Lead.
 func (d *lead) Cut() {
-	d.stop(true)
+	d.stop()
 	d.endFlows()
 	if e := d.net.engine.Load(); e != nil {
-		for _, l := range e.loops {
-			l.cut(d)
-		}
+		e.tcp.cut(d)
 	}
 }
 
 // stop takes the lead out of the table.
-func (d *lead) stop(cut bool) <-chan struct{} {
+func (d *lead) stop() <-chan struct{} {
 	ls := &d.net.leads
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -130,7 +128,6 @@ func (d *lead) stop(cut bool) <-chan struct{} {
 			d.over = make(chan struct{})
 		}
 	}
-	d.isCut = d.isCut || cut
 	return d.over
 }
 
@@ -171,14 +168,4 @@ func (d *lead) leave() {
 	if d.conns--; d.conns == 0 && d.over != nil {
 		close(d.over)
 	}
-}
-
-// wasCut says that the connections are to be reset.
-func (d *lead) wasCut() bool {
-	if d == nil {
-		return false
-	}
-	d.net.leads.mu.Lock()
-	defer d.net.leads.mu.Unlock()
-	return d.isCut
 }

@@ -9,37 +9,23 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 )
 
 // gatewayMAC is the gateway's Ethernet address, locally administered.
 var gatewayMAC = macAddr{0x52, 0x55, 0x0a, 0x00, 0x02, 0x02}
 
-// gsoMaxSize is the largest TCP segment, with its IP header, that the stack
-// gives us. With its Ethernet header it stays below 64 KiB, the most that an
-// IPv4 header can say.
-const gsoMaxSize = 65536 - 256
-
-// copyBelow is the size up to which a frame is copied out of the 64 KiB buffer
-// that it was read into, so that acknowledgements and small requests, which may
-// wait in a queue for long, do not hold one each.
-const copyBelow = 2 << 10
-
-// link joins the device to gVisor's stack.
+// link reads frames, and joins the device to gVisor's stack.
 //
-// Inbound, a loop reads frames. Those with a whole UDP datagram or echo request go
-// straight to its relay, in the buffer they were read into. All others are wrapped
-// in a packet buffer and given to the stack inline, without another goroutine or
-// queue in between.
+// Inbound, a loop reads frames. Those with a TCP segment, a whole UDP datagram or an echo
+// request go straight to its relay, in the buffer they were read into. All others are
+// copied into a packet buffer and given to the stack inline: questions for neighbours,
+// what is said to the gateway itself, and fragments, which it puts together.
 //
-// Outbound, the stack calls WritePackets on whatever goroutine made it send. The
-// pieces of a packet (headers, and views that its sender's data was read into)
-// go to the kernel with one writev.
-//
-// Where the device has a virtio-net header, the stack is told of host GSO: TCP
-// comes in segments of up to gsoMaxSize whose checksums the kernel need not
-// finish, since they never leave the machine. Otherwise gVisor segments and sums
-// up in software. gVisor's own fdbased endpoint does GSO for sockets only, not
-// for a TAP.
+// Outbound, the stack calls WritePackets on whatever goroutine made it send. Where the
+// device has a virtio-net header, so do the relays' segments of up to 64 KiB
+// (segment.go); the stack itself sends nothing that is large.
 type link struct {
 	dev        *device
 	mtu        uint32
@@ -47,16 +33,14 @@ type link struct {
 	onDatagram func(*datagram) bool // false when it is refused
 	onEmpty    func()               // all frames that had come were passed on
 	onEcho     func(*datagram)
-	onSYN      func(tcpip.NetworkProtocolNumber, []byte) // with the packet, before the stack
-	writer     *datagramWriter                           // of ICMP errors
+	tcp        *tcpForwarder
+	writer     *datagramWriter // of ICMP errors
 	guests     *guests
-	inbound    *inbound // where frames to the namespace's lo go
-	acks       *heldACKs
 	dispatcher stack.NetworkDispatcher
 
 	// The loop's own: the memory for the next frame, what was found about the last,
 	// and where a device that has failed is told of.
-	view  *buffer.View
+	frame *tcp.Buffer
 	found finding
 	fail  func(error)
 
@@ -69,10 +53,7 @@ type link struct {
 	refused, accepted atomic.Uint64
 }
 
-var (
-	_ stack.LinkEndpoint = (*link)(nil)
-	_ stack.GSOEndpoint  = (*link)(nil)
-)
+var _ stack.LinkEndpoint = (*link)(nil)
 
 // fairFrames is how many frames are read before host sockets get their turn. The
 // device is watched level-triggered.
@@ -80,8 +61,8 @@ const fairFrames = 64
 
 // start has l read frames, and fail called when the device no longer works.
 func (l *link) start(on *loop, fail func(error)) error {
-	l.view, l.fail = buffer.NewViewSize(maxFrame), fail
-	on.acks = l.acks
+	l.frame, l.fail = l.tcp.pool.Get(maxFrame), fail
+	on.tcp = l.tcp
 	return on.watch(l.dev.fd, unix.EPOLLIN, l)
 }
 
@@ -89,10 +70,10 @@ func (l *link) start(on *loop, fail func(error)) error {
 func (l *link) hostEvent(on *loop, _ uint32) {
 	defer l.onEmpty()
 	for range fairFrames {
-		h, n, err := l.dev.read(l.view.AsSlice())
+		h, n, err := l.dev.read(l.frame.Bytes())
 		switch {
 		case err == nil:
-			l.view = l.receive(l.view, h, n)
+			l.receive(h, n)
 		case err == unix.EAGAIN:
 			return
 		default:
@@ -104,22 +85,25 @@ func (l *link) hostEvent(on *loop, _ uint32) {
 }
 
 // abort implements watcher. The device is closed by who has opened it.
-func (l *link) abort() { l.view.Release() }
+func (l *link) abort() {}
 
-// receive passes on the frame of n bytes that was read into a view of maxFrame,
-// and returns the view for the next.
-func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
-	frame := view.AsSlice()[:n]
+// receive passes on the frame of n bytes that was read.
+func (l *link) receive(h vnetHeader, n int) {
+	frame := l.frame.Bytes()[:n]
 	f := &l.found
 	v := l.inspector.inspect(frame, h, f)
 	defer l.count(v)
 	switch v {
+	case toTCP:
+		if l.tcp.input(&f.datagram, l.frame) {
+			l.frame = l.tcp.pool.Get(maxFrame)
+		}
 	case toUDP:
 		if l.onDatagram(&f.datagram) {
 			break
 		}
 		// The stack's answer is an ICMP error.
-		l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
+		l.deliver(frame, f.proto)
 	case toEcho:
 		l.onEcho(&f.datagram)
 	case expire:
@@ -130,22 +114,11 @@ func (l *link) receive(view *buffer.View, h vnetHeader, n int) *buffer.View {
 	case toRouter:
 		l.guests.solicit(&f.datagram)
 	case toStack:
-		if f.opens {
-			l.onSYN(f.proto, frame[ethernetSize:])
-		}
-		l.acks.came(n)
-		if unverified := f.headers == 0 && !h.checksumTrusted(); unverified != l.unverified.Load() {
+		if unverified := !h.checksumTrusted(); unverified != l.unverified.Load() {
 			l.unverified.Store(unverified)
 		}
-		if n <= copyBelow {
-			l.deliver(buffer.MakeWithView(buffer.NewViewWithData(frame)), f.proto)
-			break
-		}
-		view.CapLength(n)
-		l.deliver(split(view, f.headers), f.proto)
-		return buffer.NewViewSize(maxFrame)
+		l.deliver(frame, f.proto)
 	}
-	return view
 }
 
 // count counts a frame that was dealt with.
@@ -157,23 +130,9 @@ func (l *link) count(v verdict) {
 	l.accepted.Add(1)
 }
 
-// split puts the headers of a frame into a view of their own. The stack looks at
-// a header while it holds another reference to its view, upon which the view is
-// copied: that is to be a small one.
-func split(v *buffer.View, headers int) buffer.Buffer {
-	if headers == 0 {
-		return buffer.MakeWithView(v)
-	}
-	b := buffer.MakeWithView(buffer.NewViewWithData(v.AsSlice()[:headers]))
-	v.TrimFront(headers)
-	data := buffer.MakeWithView(v)
-	b.Merge(&data) // Append would fill up the first view
-	return b
-}
-
-// deliver gives the stack a frame, which it owns.
-func (l *link) deliver(frame buffer.Buffer, proto tcpip.NetworkProtocolNumber) {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: frame})
+// deliver gives the stack a copy of a frame.
+func (l *link) deliver(frame []byte, proto tcpip.NetworkProtocolNumber) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(buffer.NewViewWithData(frame))})
 	defer pkt.DecRef()
 	if !l.ParseHeader(pkt) {
 		return
@@ -192,7 +151,7 @@ func (l *link) deliver(frame buffer.Buffer, proto tcpip.NetworkProtocolNumber) {
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	sent := 0
 	for _, pkt := range pkts.AsSlice() {
-		if err := l.acks.pass(pkt); err != nil {
+		if err := l.writePacket(pkt); err != nil {
 			return sent, &tcpip.ErrNoBufferSpace{}
 		}
 		sent++
@@ -203,12 +162,8 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 // writePacket writes one packet with its header.
 func (l *link) writePacket(pkt *stack.PacketBuffer) error {
 	l.writer.putAsker(pkt)
-	dev := l.dev
-	if lo := l.inbound.loopback(pkt); lo != nil {
-		dev = lo
-	}
-	f := dev.frame()
-	dev.begin(f, offloadHeader(pkt))
+	f := l.dev.frame()
+	l.dev.begin(f, vnetHeader{})
 	views, skip := pkt.AsViewList()
 	for v := views.Front(); v != nil; v = v.Next() {
 		if n := v.Size(); n <= skip {
@@ -218,29 +173,7 @@ func (l *link) writePacket(pkt *stack.PacketBuffer) error {
 		f.append(v.AsSlice()[skip:])
 		skip = 0
 	}
-	return dev.send(f)
-}
-
-// offloadHeader says what the stack left undone on a packet.
-func offloadHeader(pkt *stack.PacketBuffer) vnetHeader {
-	gso := &pkt.GSOOptions
-	if gso.Type != stack.GSOTCPv4 && gso.Type != stack.GSOTCPv6 {
-		return vnetHeader{}
-	}
-	h := vnetHeader{headerLen: uint16(pkt.HeaderSize())}
-	if gso.NeedsCsum {
-		h.flags = vnetNeedsChecksum
-		h.checksumStart = ethernetSize + gso.L3HdrLen
-		h.checksumOffset = gso.CsumOffset
-	}
-	if pkt.Data().Size() > int(gso.MSS) {
-		h.segmentSize = gso.MSS
-		h.segmentType = vnetSegmentTCPv4
-		if gso.Type == stack.GSOTCPv6 {
-			h.segmentType = vnetSegmentTCPv6
-		}
-	}
-	return h
+	return l.dev.send(f)
 }
 
 // AddHeader implements stack.NetworkLinkEndpoint.
@@ -267,17 +200,6 @@ func (l *link) Capabilities() stack.LinkEndpointCapabilities {
 	}
 	return stack.CapabilityResolutionRequired | stack.CapabilityRXChecksumOffload
 }
-
-// SupportedGSO implements stack.GSOEndpoint.
-func (l *link) SupportedGSO() stack.SupportedGSO {
-	if l.dev.vnet {
-		return stack.HostGSOSupported
-	}
-	return stack.GVisorGSOSupported
-}
-
-// GSOMaxSize implements stack.GSOEndpoint.
-func (l *link) GSOMaxSize() uint32 { return gsoMaxSize }
 
 // MTU implements stack.NetworkLinkEndpoint: the largest IP packet, in bytes.
 func (l *link) MTU() uint32 { return l.mtu }

@@ -1,8 +1,6 @@
 package slirp
 
 import (
-	"net/netip"
-
 	"github.com/gatekit/gatekit/pkg/flows"
 )
 
@@ -21,78 +19,34 @@ func (n *Network) Flows() []flows.Flow {
 	if e == nil {
 		return nil
 	}
-	list := e.connections()
+	list := e.tcp.flows()
 	list = e.udp.appendFlows(list, "udp")
 	return e.echo.appendFlows(list, "icmp")
 }
 
-// connections are the flows of TCP. The dials come first: one that becomes a relay
-// in the meantime is there twice, rather than not at all, and the relay counts.
-func (e *engine) connections() []flows.Flow {
-	dials := e.tcp.flows()
-	var list []flows.Flow
-	for _, l := range e.loops {
-		for _, w := range l.all() {
-			r, ok := w.(*relay)
-			if !ok {
-				continue
-			}
-			if f, ok := r.flow(); ok {
-				list = append(list, f)
-				if r.outbound {
-					delete(dials, flowKey{f.Child, f.Remote})
-				}
-			}
+// flows are the connections of TCP.
+func (t *tcpForwarder) flows() []flows.Flow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]flows.Flow, 0, len(t.relays))
+	for _, r := range t.relays {
+		f := flows.Flow{
+			Proto: "tcp", Direction: flows.Outbound, State: flows.Open,
+			Child: r.key.guest, Remote: r.key.remote, Since: r.since, Used: r.since,
 		}
-	}
-	for _, f := range dials {
+		if !r.outbound {
+			f.Direction, f.Kept = flows.Forward, true
+		}
+		switch {
+		case r.dial != nil:
+			f.State = flows.Connecting
+		case r.local:
+		case !t.loop.count(&f, r):
+			continue // it is over
+		}
 		list = append(list, f)
 	}
 	return list
-}
-
-// flows are the connections that are being set up, and those to the DNS server,
-// which have no relay.
-func (t *tcpForwarder) flows() map[flowKey]flows.Flow {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make(map[flowKey]flows.Flow, len(t.dials))
-	for id, d := range t.dials {
-		key := flowKey{netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort), askedFor(id)}
-		f := flows.Flow{
-			Proto: "tcp", Direction: flows.Outbound, State: flows.Connecting,
-			Child: key.guest, Remote: key.remote, Since: d.first, Used: d.first,
-		}
-		if d.queue != nil && t.dns.serves(key.remote) {
-			f.State = flows.Open
-		}
-		list[key] = f
-	}
-	return list
-}
-
-// flow is the flow of a relay. It is false when that is over. Any goroutine may call
-// it.
-func (r *relay) flow() (flows.Flow, bool) {
-	child, err := r.ep.GetRemoteAddress()
-	if err != nil {
-		return flows.Flow{}, false
-	}
-	remote, err := r.ep.GetLocalAddress()
-	if err != nil {
-		return flows.Flow{}, false
-	}
-	f := flows.Flow{
-		Proto: "tcp", Direction: flows.Outbound,
-		Child:  netip.AddrPortFrom(fromAddress(child.Addr), child.Port),
-		Remote: netip.AddrPortFrom(fromAddress(remote.Addr), remote.Port),
-		Since:  r.since,
-	}
-	if !r.outbound {
-		f.Direction, f.Kept = flows.Forward, true
-	}
-	ok := r.loop.count(&f, r)
-	return f, ok
 }
 
 // count asks the kernel about a relay's socket. A socket is forgotten before it is

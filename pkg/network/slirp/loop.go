@@ -4,25 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/gatekit/gatekit/internal/linux"
-	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
 )
 
 // loop moves the bytes of all flows that are assigned to it, on one goroutine, so
 // that a flow needs none, takes no lock against the other direction, and costs
-// only its state while it is idle. The first loop reads the TAP as well. A round:
+// only its state while it is idle. The first loop reads the TAP as well, and has all
+// of TCP. A round:
 //
-//  1. events of host sockets and of the TAP (epoll): bytes and datagrams
-//     of the host go to the namespace, frames to the relays and the stack
-//  2. the stack's own goroutines run, which take the segments among these
-//  3. endpoints of the stack that became readable or writable: bytes of the
-//     namespace go to the host (readyQueue)
+//  1. events of host sockets and of the TAP (epoll): bytes and datagrams of the
+//     host go to the namespace, frames to the relays and the stack
+//  2. what other goroutines ask for (calls)
+//  3. what is to be done once per round, and when its time has come (turn)
 //
 // Without any of these the loop spins for a while and then sleeps (idle.go).
 type loop struct {
@@ -30,17 +26,13 @@ type loop struct {
 	datagrams *linux.Batch // made when first needed
 	memory    *reclaimer   // counts what is watched
 
-	// halfOpen is after how long a silence a peer that has ended its half of a
-	// connection is probed (relay.probeGuest).
-	halfOpen time.Duration
-
 	mu       sync.Mutex // guards watchers and stopped
 	watchers map[int]watcher
 	stopped  bool
 
-	ready readyQueue
+	calls calls
 	idle  idleness
-	acks  *heldACKs // of the loop that reads the TAP, else nil
+	tcp   *tcpForwarder // of the loop that reads the TAP, else nil
 }
 
 // watcher is what owns a descriptor.
@@ -69,8 +61,8 @@ func newLoop(memory *reclaimer) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{epoll: epoll, memory: memory, halfOpen: halfOpenIdle, watchers: make(map[int]watcher)}
-	l.ready.wake = epoll.Wake
+	l := &loop{epoll: epoll, memory: memory, watchers: make(map[int]watcher)}
+	l.calls.wake = epoll.Wake
 	return l, nil
 }
 
@@ -124,7 +116,7 @@ func (l *loop) unwatch(fd int) {
 // run serves until stop.
 func (l *loop) run() error {
 	events := make([]linux.Ready, eventBatch)
-	var relays []*relay
+	var asked []func()
 	for {
 		n, err := l.await(events)
 		if l.isStopped() {
@@ -132,6 +124,9 @@ func (l *loop) run() error {
 		}
 		if err != nil {
 			return fmt.Errorf("wait for host sockets: %w", err)
+		}
+		if l.tcp != nil {
+			l.tcp.tell()
 		}
 		for _, ev := range events[:n] {
 			l.mu.Lock()
@@ -141,19 +136,20 @@ func (l *loop) run() error {
 				w.hostEvent(l, ev.Events)
 			}
 		}
-		if n > 0 {
-			runtime.Gosched()
+		asked = l.calls.take(asked)
+		for i, f := range asked {
+			asked[i] = nil
+			f()
 		}
-		relays = l.ready.take(relays)
-		for i, r := range relays {
-			relays[i] = nil
-			r.guestEvent()
-		}
-		if l.acks != nil {
-			l.acks.round()
+		if l.tcp != nil {
+			l.tcp.turn()
 		}
 	}
 }
+
+// call has f called on the loop's goroutine, or by abort. It does not wait, and is false
+// when it comes after that.
+func (l *loop) call(f func()) bool { return l.calls.put(f) }
 
 // isStopped says whether stop was called.
 func (l *loop) isStopped() bool {
@@ -172,6 +168,9 @@ func (l *loop) stop() {
 
 // abort ends all flows, after stop and after run has returned.
 func (l *loop) abort() {
+	for _, f := range l.calls.end() {
+		f()
+	}
 	for _, w := range l.all() {
 		w.abort()
 	}
@@ -184,30 +183,6 @@ func (l *loop) all() []watcher {
 	return slices.AppendSeq(make([]watcher, 0, len(l.watchers)), maps.Values(l.watchers))
 }
 
-// revoke resets the namespace's connections that the policy, as it is now, does
-// not allow.
-func (l *loop) revoke(e *egress) {
-	for _, w := range l.all() {
-		r, ok := w.(*relay)
-		if !ok || !r.outbound {
-			continue
-		}
-		asked, err := r.ep.GetLocalAddress()
-		if err == nil && !e.policy.AllowsStill(policy.TCP, netip.AddrPortFrom(fromAddress(asked.Addr), asked.Port)) {
-			r.cut()
-		}
-	}
-}
-
-// cut resets the connections that take a lead.
-func (l *loop) cut(d *lead) {
-	for _, w := range l.all() {
-		if r, ok := w.(*relay); ok && r.lead == d {
-			r.cut()
-		}
-	}
-}
-
 // receiveBuffers returns the room for datagrams. Only run may use it.
 func (l *loop) receiveBuffers() *linux.Batch {
 	if l.datagrams == nil {
@@ -216,56 +191,69 @@ func (l *loop) receiveBuffers() *linux.Batch {
 	return l.datagrams
 }
 
-// readyQueue holds the relays whose endpoint has events. It is not bounded by
-// itself: each relay is in it once at most.
-type readyQueue struct {
+// calls are what other goroutines ask a loop for.
+type calls struct {
 	mu     sync.Mutex // guards all below
-	relays []*relay
+	asked  []func()
 	asleep bool // the loop sleeps, or is about to
+	ended  bool // nobody asks any more
 
 	wake func() // ends its sleep
 }
 
-// put appends a relay. It does not block.
-func (q *readyQueue) put(r *relay) {
-	q.mu.Lock()
-	q.relays = append(q.relays, r)
-	wake := q.asleep
-	q.asleep = false
-	q.mu.Unlock()
-	if wake {
-		q.wake()
+// put appends a call, and is false after end. It does not block.
+func (c *calls) put(f func()) bool {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return false
 	}
+	c.asked = append(c.asked, f)
+	wake := c.asleep
+	c.asleep = false
+	c.mu.Unlock()
+	if wake {
+		c.wake()
+	}
+	return true
 }
 
-// take returns all relays, in the memory of the last batch.
-func (q *readyQueue) take(last []*relay) []*relay {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	batch := q.relays
-	q.relays = last[:0]
+// end returns the last calls.
+func (c *calls) end() []func() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	return c.asked
+}
+
+// take returns all calls, in the memory of the last batch.
+func (c *calls) take(last []func()) []func() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.asked
+	c.asked = last[:0]
 	return batch
 }
 
 // empty says whether there are none.
-func (q *readyQueue) empty() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.relays) == 0
+func (c *calls) empty() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.asked) == 0
 }
 
 // sleep says that the loop goes to sleep, and is false when there is work. From
 // here on, put wakes it.
-func (q *readyQueue) sleep() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.asleep = len(q.relays) == 0
-	return q.asleep
+func (c *calls) sleep() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asleep = len(c.asked) == 0
+	return c.asleep
 }
 
 // awake says that the loop no longer sleeps.
-func (q *readyQueue) awake() {
-	q.mu.Lock()
-	q.asleep = false
-	q.mu.Unlock()
+func (c *calls) awake() {
+	c.mu.Lock()
+	c.asleep = false
+	c.mu.Unlock()
 }

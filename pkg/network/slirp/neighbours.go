@@ -66,7 +66,7 @@ func (in *inspector) inspectARP(p []byte) verdict {
 }
 
 // soundMAC says whether one station can have an Ethernet address. The one of zeroes
-// is lo's, here (loopbackMAC).
+// is lo's, here (datagramWriter.mac of the way by it).
 func soundMAC(b []byte) bool {
 	return len(b) == header.EthernetAddressSize && b[0]&1 == 0 && macAddr(b) != macAddr{}
 }

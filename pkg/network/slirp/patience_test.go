@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gatekit/gatekit/internal/testenv"
@@ -29,26 +28,42 @@ const step = 30 * time.Second
 // settled waits until both stacks have their one connection in a state that lasts.
 func (r *rig) settled() {
 	r.t.Helper()
-	lasting := func(s *stack.Stack) bool {
-		eps := s.RegisteredEndpoints()
+	lasting := func() bool {
+		eps := r.guest.RegisteredEndpoints()
 		return len(eps) == 1 && slices.Contains([]tcp.EndpointState{tcp.StateEstablished, tcp.StateFinWait2, tcp.StateCloseWait},
 			tcp.EndpointState(eps[0].(*tcp.Endpoint).State()))
 	}
-	testenv.Until(r.t, "the connection to be in a lasting state", func() bool { return lasting(r.e.stack) && lasting(r.guest) })
+	testenv.Until(r.t, "the connection to be in a lasting state", func() bool {
+		return lasting() && r.isTrue(func() bool { return len(r.e.tcp.relays) == 1 && r.theRelay().conn.HasAll() })
+	})
 }
 
 // pass lets time go by, in which the engine sends probes that the guest answers.
 func (r *rig) pass(clock *faketime.ManualClock, d time.Duration) {
 	r.t.Helper()
 	r.settled()
-	probes, answers := r.e.stack.Stats().TCP.SegmentsSent, r.guest.Stats().TCP.SegmentsSent
+	answers := r.guest.Stats().TCP.SegmentsSent
 	for ; d > 0; d -= step {
-		probed, answered := probes.Value(), answers.Value()
-		clock.Advance(step)
-		if probes.Value() > probed {
+		answered := answers.Value()
+		if r.advance(clock, step) {
 			testenv.Until(r.t, "an answer", func() bool { return answers.Value() > answered })
 		}
 	}
+}
+
+// advance lets time go by, and the engine see it. It says whether that has had to do
+// something.
+func (r *rig) advance(clock *faketime.ManualClock, d time.Duration) bool {
+	var due time.Duration
+	r.isTrue(func() bool {
+		for _, relay := range r.e.tcp.relays {
+			due = max(due, relay.conn.Due())
+		}
+		return true
+	})
+	clock.Advance(d)
+	// Timers are looked at behind the calls of a round.
+	return r.isTrue(func() bool { return true }) && r.isTrue(func() bool { return due != 0 && r.e.tcp.now >= due })
 }
 
 // pair is a connection from the guest to the host.
@@ -154,7 +169,7 @@ func TestTCPWindowOfZeroMayLast(t *testing.T) {
 	}()
 	last, still := int64(0), 0
 	testenv.Until(t, "the sender to be stopped", func() bool {
-		clock.Advance(time.Second)
+		r.advance(clock, time.Second)
 		now := sent.Load()
 		if still++; now == 0 || now != last {
 			still = 0
@@ -202,7 +217,7 @@ func TestTCPGuestThatFallsSilentIsFoundOut(t *testing.T) {
 			r.settled()
 			r.silent.Store(true)
 			for range (test.after + (probes-1)*keepAlive.Interval) / step {
-				clock.Advance(step)
+				r.advance(clock, step)
 			}
 			if relaysOf(r) != 1 {
 				t.Fatal("the guest is given up before it has been asked often enough")

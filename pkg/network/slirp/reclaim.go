@@ -14,6 +14,8 @@ import (
 // The number of open flows has to fall by reclaimStep from where it was highest,
 // so that flows that come and go cause nothing. There is no timer but after that.
 type reclaimer struct {
+	spare func() // gives up what is kept for later
+
 	mu         sync.Mutex // guards all below
 	open, peak int
 	timer      *time.Timer // not nil while memory is about to be given back
@@ -54,6 +56,7 @@ func (r *reclaimer) reclaim() {
 	if stopped {
 		return
 	}
+	r.spare()
 	runtime.GC() // what is in a sync.Pool outlives one collection
 	debug.FreeOSMemory()
 }

@@ -1,44 +1,45 @@
 package slirp
 
 import (
-	"errors"
-	"io"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 )
 
-// relay joins a TCP endpoint of the stack, on which the namespace's connection
-// ends, to a connected socket of the host. It holds no buffer: bytes go from the
-// stack's own receive queue into the socket, and from the socket into views that
-// become the stack's send queue. A side that cannot take more is waited for, and
-// in the meantime nothing is read from the other, so that its window closes.
+// relay joins a TCP connection with the namespace, of which we are the other end, to a
+// connected socket of the host. Bytes go from the frame that they came in into the
+// socket, and from the socket into the memory that they are sent from; what waits is
+// bounded by windows. A side that cannot take more is waited for, and in the meantime
+// nothing is read from the other, so that its window closes.
 //
-//	guest                                            host
-//	FIN       -> Read: ErrClosedForReceive     ->    shutdown(SHUT_WR)
-//	RST       -> Read or Write: any other error ->   close with SO_LINGER 0: RST
-//	FIN      <-  Shutdown(ShutdownWrite)      <-     read: end of stream
-//	RST      <-  Abort                        <-     any error
+//	guest                                     host
+//	FIN       -> conn.Ended              ->   shutdown(SHUT_WR)
+//	RST       -> tcp.Reset               ->   close with SO_LINGER 0: RST
+//	FIN      <-  CloseWrite             <-    read: end of stream
+//	RST      <-  Abort                  <-    any error
 //
 // The relay ends when both directions have, or with a reset. There is no limit on
 // how long it is idle: keepalive probes find out, on both sides, whether the peer
 // is still there.
+//
+// It belongs to the loop's goroutine, but for what is said not to change.
 type relay struct {
-	loop  *loop
-	ep    tcpip.Endpoint
-	queue *waiter.Queue
-	entry waiter.Entry
-	fd    int
+	// These do not change.
+	tcp      *tcpForwarder
+	key      flowKey
+	fd       int
+	outbound bool      // the namespace opened the connection, so that the policy is for it
+	local    bool      // the host's side is the DNS server
+	since    time.Time // when it began
 
-	// outbound says that the namespace opened the connection, so that the policy
-	// is for it.
-	outbound bool
+	// dial is there while the host's side is being connected; the forwarder's mu is
+	// held to change it. opening is there while the guest's is (inbound.go), and told
+	// of the outcome.
+	dial    *dial
+	opening func(error)
 
 	// lead is what an outbound one takes; nil for none.
 	lead *lead
@@ -46,173 +47,200 @@ type relay struct {
 	// over, where not nil, is called when both sides are closed.
 	over func()
 
-	since time.Time // when both ends were connected
-
-	// events are those of the endpoint that wait for the loop, and our own. With
-	// spoken it is the only part that others than the loop's goroutine use.
-	events atomic.Uint64
-	spoken spoken
+	conn     tcp.Conn
+	envelope envelope
+	alarm    alarm
 
 	toHostDone, toGuestDone bool // the end of the stream was passed on
-	closed                  bool
+	guestGone               bool // has no more to say than is there
+	closed                  bool // the host's side
 
-	sink   hostWriter // to the host
-	source hostReader // to the guest
+	// hostBlocked says that the socket has no room, hostEnded that there may be its end
+	// of stream or an error behind what it holds, so that reading that is not enough.
+	hostBlocked, hostEnded bool
+	// guestBlocked says that the guest has no room, deaf that the loop does not wait
+	// for the socket to be readable.
+	guestBlocked, deaf bool
 
-	// hostBlocked says that the socket has no room.
-	hostBlocked bool
-	// hostEnded says that there may be the host's end of stream or an error
-	// behind what the socket holds, so that reading that is not enough.
-	hostEnded bool
-	// deaf says that the loop does not wait for the socket to be readable.
-	deaf bool
+	owes    bool // is in the forwarder's list of those
+	large   bool // a large segment has come in this round
+	isAgain bool // is in the forwarder's list of those
 
-	// probed is when the namespace last probed us.
-	probed time.Time
+	probed time.Duration // when the namespace last probed us
 }
 
-// fairShare is how many bytes of one flow are moved before the others of the
-// loop get their turn.
+// fairShare is how many bytes of one relay are brought from the host before the others
+// of the loop get their turn.
 const fairShare = 1 << 20
 
 // hostEvents are the events of a host socket that a relay waits for.
 const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
-const guestEvents = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
-
-// Events of our own, besides the stack's.
-const (
-	cutEvent   waiter.EventMask = 1 << 63 // the relay is to be reset
-	probeEvent waiter.EventMask = 1 << 62 // the namespace may have sent a probe
-)
-
-// newRelay returns a relay that owns nothing until start.
-func newRelay(l *loop, ep tcpip.Endpoint, queue *waiter.Queue, fd int) *relay {
-	r := &relay{loop: l, ep: ep, queue: queue, fd: fd, hostEnded: true, since: time.Now()}
-	r.sink.fd, r.source.fd = fd, fd
+// newRelay returns a relay that owns nothing yet.
+func (t *tcpForwarder) newRelay(key flowKey, mac macAddr) *relay {
+	r := &relay{tcp: t, key: key, fd: -1, since: time.Now()}
+	r.envelope = newEnvelope(t.writer, mac, key.remote, key.guest)
 	return r
 }
 
-// start gives the relay to its loop. It owns both ends from here on, and closes
-// them when there is an error.
-func (r *relay) start() error {
-	// Events from before the registrations are lost, so the first are made up. They
-	// also keep the relay out of the queue until the loop has it.
-	r.events.Store(uint64(guestEvents))
-	r.entry.Init(r, guestEvents)
-	r.queue.EventRegister(&r.entry)
-	r.own()
-	if err := r.loop.watch(r.fd, hostEvents, r); err != nil {
+// Transmit implements tcp.Wire.
+func (r *relay) Transmit(h *tcp.Header, payload []byte) { r.envelope.send(h, payload) }
+
+// join goes to work, when the host's side is connected.
+func (r *relay) join() {
+	switch {
+	case !r.lead.enter():
+		r.lead = nil
 		r.close(true)
-		return err
+	case r.tcp.loop.watch(r.fd, hostEvents, r) != nil:
+		r.close(true)
+	case r.opening == nil:
+		r.conn.Answer(r.tcp.now)
 	}
-	r.loop.ready.put(r)
-	return nil
+	r.settle()
 }
 
-// NotifyEvent implements waiter.EventListener. The stack calls it with the
-// endpoint locked, so the work is left to the loop.
-func (r *relay) NotifyEvent(mask waiter.EventMask) {
-	if r.events.Or(uint64(mask)) == 0 {
-		r.loop.ready.put(r)
+// input takes a segment of the guest, in a frame that is in a buffer. It says whether it
+// has kept that.
+func (r *relay) input(s *tcp.Segment, frame *tcp.Buffer) (kept bool) {
+	if r.dial != nil {
+		r.inputDialling(s)
+		return false
 	}
+	r.large = r.large || len(s.Payload) > smallSegment
+	r.happened(r.conn.Input(s, r.tcp.now))
+	kept = r.conn.Settle(frame)
+	r.settle()
+	return kept
 }
 
-// cut has the loop reset the connection. Any goroutine may call it.
-func (r *relay) cut() { r.NotifyEvent(cutEvent) }
-
-// guestEvent does what the events of the endpoint, or our own, ask for.
-func (r *relay) guestEvent() {
-	mask := waiter.EventMask(r.events.Swap(0))
-	if r.closed {
+// happened does what events of the guest's side ask for.
+func (r *relay) happened(events tcp.Events) {
+	if events == 0 {
 		return
+	}
+	if r.opening != nil && events&(tcp.Opened|tcp.Gone) != 0 {
+		r.opened(events)
 	}
 	switch {
-	case mask&cutEvent != 0:
-		r.close(true)
+	case r.closed:
+		// What the guest sends now nobody takes. Where it has all, it may know.
+		if events&(tcp.Arrived|tcp.Acknowledged) != 0 && !r.conn.Ended() {
+			r.conn.Abort()
+		}
 		return
-	case mask&(waiter.EventHUp|waiter.EventErr) != 0 && r.toHostDone && guestGone(r.ep):
-		unsent, _ := linux.Unsent(r.fd)
-		r.close(unsent == 0)
-		return
+	case events&(tcp.Reset|tcp.TimedOut) != 0:
+		r.guestGone = true
 	}
-	if mask&^(waiter.WritableEvents|probeEvent) != 0 {
+	if !r.hostBlocked && (r.guestGone || events&tcp.Arrived != 0) {
 		r.pumpToHost()
 	}
-	if mask&^(waiter.ReadableEvents|probeEvent) != 0 {
+	if events&(tcp.Room|tcp.Opened) != 0 && !r.closed {
+		r.guestBlocked = false
 		r.pumpToGuest()
 	}
-	if mask&probeEvent != 0 && !r.closed {
+	if events&tcp.Probed != 0 && !r.closed {
 		r.carryProbe()
 	}
 }
 
 // hostEvent implements watcher.
 func (r *relay) hostEvent(_ *loop, events uint32) {
-	if r.closed {
+	switch {
+	case r.closed:
+		return
+	case r.dial != nil:
+		r.dialled()
 		return
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		r.hostEnded = true
 	}
 	if events&unix.EPOLLERR != 0 && r.toGuestDone && linux.SocketError(r.fd) != nil {
-		r.close(guestHasAll(r.ep))
-		return
+		r.close(r.conn.HasAll())
 	}
-	if events&unix.EPOLLOUT != 0 && r.hostBlocked {
+	if events&unix.EPOLLOUT != 0 && r.hostBlocked && !r.closed {
+		r.hostBlocked = false
 		r.pumpToHost()
 	}
-	if events&^unix.EPOLLOUT != 0 {
+	if events&^unix.EPOLLOUT != 0 && !r.closed {
 		r.pumpToGuest()
 	}
+	r.settle()
 }
 
-// guestGone says whether a connection has come to its end, by a reset or because
-// nobody answers. Where the guest's half had ended before, nobody reads any more
-// and would learn of it.
-func guestGone(ep tcpip.Endpoint) bool {
-	state := tcp.EndpointState(ep.State())
-	return state == tcp.StateError || state == tcp.StateClose
-}
-
-// guestHasAll says whether a guest has acknowledged all, of a stream that has ended.
-func guestHasAll(ep tcpip.Endpoint) bool {
-	switch tcp.EndpointState(ep.State()) {
-	case tcp.StateFinWait2, tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
-		return true
+// tick is called when a time has come.
+func (r *relay) tick() {
+	switch {
+	case r.dial == nil:
+		r.happened(r.conn.Tick(r.tcp.now))
+	case r.tcp.now >= r.dial.due():
+		r.endDial()
+		return
 	}
-	return false
+	r.settle()
 }
 
-// abort implements watcher.
-func (r *relay) abort() { r.close(true) }
+// settle ends whatever was done with a relay: it sees to acknowledgements, to the next
+// time, and to the end.
+func (r *relay) settle() {
+	t := r.tcp
+	if r.dial != nil {
+		t.alarms.add(r, r.dial.due())
+		return
+	}
+	if r.conn.IsClosed() {
+		if r.closed {
+			t.forget(r)
+		}
+		return
+	}
+	switch soon, now := r.conn.Owed(); {
+	case now:
+		r.conn.Acknowledge()
+	case soon && !r.owes:
+		r.owes = true
+		t.owing = append(t.owing, r)
+	}
+	if due := r.conn.Due(); due != 0 {
+		t.alarms.add(r, due)
+	}
+}
 
-// close closes both sides, with resets or after both directions have ended.
+// abort implements watcher: it resets both sides.
+func (r *relay) abort() {
+	switch {
+	case r.dial != nil:
+		r.conn.Abort()
+		r.endDial()
+	case r.opening != nil:
+		r.fail(errStopped)
+	case !r.closed:
+		r.close(true)
+	default:
+		r.conn.Abort()
+	}
+	r.settle()
+}
+
+// close closes the host's side, with resets on both or after both directions have ended,
+// when the guest's side goes on until the guest has all.
 func (r *relay) close(reset bool) {
 	r.closed = true
-	r.queue.EventUnregister(&r.entry)
-	r.loop.forget(r.fd)
+	r.tcp.loop.forget(r.fd)
 	if reset {
-		resetAndClose(r.fd)
-		r.ep.Abort()
+		_ = linux.ResetOnClose(r.fd) // it fails on no TCP socket
+		r.conn.Abort()
 	} else {
-		linux.Close(r.fd)
+		r.conn.Orphan()
 	}
-	r.ep.Close()
+	linux.Close(r.fd)
+	r.conn.Release()
+	r.lead.leave()
 	if r.over != nil {
 		r.over()
 	}
 }
-
-// resetAndClose closes a TCP socket so that its peer sees a reset.
-func resetAndClose(fd int) {
-	_ = linux.ResetOnClose(fd) // it fails on no TCP socket
-	linux.Close(fd)
-}
-
-// halfOpenIdle is how long a kernel keeps a connection that its program has closed
-// and whose other half goes on (tcp_fin_timeout in tcp(7)).
-const halfOpenIdle = time.Minute
 
 // A program that closes a connection and one that ends its half of it send the
 // same FIN. Whether somebody is left to take what comes is told by the kernel on
@@ -223,55 +251,57 @@ const halfOpenIdle = time.Minute
 // The other side is reset then, but not while what was sent to it before is on its
 // way: it may be a slow reader, and a reset overtakes the stream.
 
-// probeGuest has the namespace probed.
-func (r *relay) probeGuest() {
-	idle := tcpip.KeepaliveIdleOption(r.loop.halfOpen)
-	_ = r.ep.SetSockOpt(&idle) // the value is in range
-}
-
-// pumpToHost moves what the endpoint has received into the socket.
+// pumpToHost moves what has come from the guest into the socket.
 func (r *relay) pumpToHost() {
-	for moved := 0; !r.toHostDone && !r.closed; {
-		r.sink.errno = 0
-		res, err := r.ep.Read(&r.sink, tcpip.ReadOptions{})
-		if res.Count > 0 {
-			r.ep.ModerateRecvBuf(res.Count)
-			moved += res.Count
+	for !r.toHostDone {
+		p := r.conn.Peek()
+		if len(p) == 0 {
+			break
 		}
-		if r.hostBlocked = r.sink.errno == unix.EAGAIN; r.hostBlocked {
+		n, errno := linux.SendNonblock(r.fd, p)
+		switch errno {
+		case 0:
+			r.conn.Discard(n)
+		case unix.EAGAIN:
+			r.hostBlocked = true
 			return // until EPOLLOUT
-		}
-		if r.sink.errno != 0 {
-			r.lastWords()
-			r.close(true)
-			return
-		}
-		switch err.(type) {
-		case nil:
-		case *tcpip.ErrWouldBlock:
-			return // until the endpoint is readable
-		case *tcpip.ErrClosedForReceive:
-			r.endToHost()
-			return
 		default:
-			r.close(true)
+			r.lastWords()
 			return
 		}
-		if moved >= fairShare {
-			r.NotifyEvent(waiter.ReadableEvents)
-			return
-		}
+	}
+	switch {
+	case r.guestGone && r.toHostDone:
+		// Nobody reads any more, and the host's side would learn of it.
+		unsent, _ := linux.Unsent(r.fd)
+		r.close(unsent == 0)
+	case r.guestGone:
+		r.close(true)
+	case r.conn.Ended() && !r.toHostDone:
+		r.endToHost()
 	}
 }
 
 // lastWords passes on what the host's side has said before it broke the connection: a
 // server that refuses a large request answers and closes, while the request still comes.
-// There is no more of it.
+// There is no more of it. What the guest has no room for is lost.
 func (r *relay) lastWords() {
-	if n := linux.Readable(r.fd); n > 0 && !r.toGuestDone {
-		r.source.left = min(n, fairShare)
-		_, _ = r.ep.Write(&r.source, tcpip.WriteOptions{}) // what has no room is lost
+	for n := linux.Readable(r.fd); n > 0 && !r.toGuestDone; {
+		room := r.conn.Room()
+		if room == 0 {
+			break
+		}
+		b := r.tcp.pool.Get(min(room, n))
+		got, errno := linux.ReadNonblock(r.fd, b.Bytes())
+		if errno != 0 || got == 0 {
+			r.tcp.pool.Put(b)
+			break
+		}
+		b.Cut(got)
+		r.conn.Send(b, false)
+		n -= got
 	}
+	r.close(true)
 }
 
 // endToHost passes on that the namespace has sent all.
@@ -279,71 +309,89 @@ func (r *relay) endToHost() {
 	switch r.toHostDone = true; {
 	case linux.EndStream(r.fd) != nil:
 		r.lastWords()
-		r.close(true)
 	case r.toGuestDone:
 		r.close(false)
 	default:
-		r.probeGuest()
+		r.conn.SetIdle(r.tcp.halfOpen)
 	}
 }
 
-// pumpToGuest moves what the socket has received into the endpoint.
+// pumpToGuest moves what the socket has received to the guest.
 func (r *relay) pumpToGuest() {
-	for moved := 0; !r.toGuestDone && !r.closed; {
-		available := linux.Readable(r.fd)
-		if available == 0 {
-			n, errno := linux.PeekNonblock(r.fd)
-			switch {
-			case errno == unix.EAGAIN:
-				r.hostEnded = false
-				r.listenToHost(true)
-				return // until EPOLLIN
-			case errno != 0:
-				r.close(true)
-				return
-			case n == 0:
-				r.endToGuest()
-				return
+	if r.opening != nil || r.closed {
+		return
+	}
+	for moved := 0; !r.toGuestDone; {
+		room := r.conn.Room()
+		if room == 0 {
+			// What comes from the host until then is of no interest, and would wake us
+			// for every segment.
+			if r.guestBlocked {
+				r.listenToHost(false)
 			}
-			available = 1
+			r.guestBlocked = true
+			return // until Room
 		}
-		r.source.left = min(available, fairShare)
-		n, err := r.ep.Write(&r.source, tcpip.WriteOptions{})
-		switch err.(type) {
-		case nil:
-		case *tcpip.ErrWouldBlock:
-			// Until the endpoint is writable. What comes from the host until then
-			// is of no interest, and would wake us for every segment.
-			r.listenToHost(false)
+		b := r.tcp.pool.Get(room)
+		n, errno := linux.ReadNonblock(r.fd, b.Bytes())
+		if errno != 0 || n == 0 {
+			r.tcp.pool.Put(b)
+			r.nothingFromHost(errno)
 			return
-		default:
-			r.pumpToHost() // the guest's last words
-			if !r.closed {
-				r.close(true)
-			}
+		}
+		b.Cut(n)
+		drained := n < room
+		last := drained && r.isHostAtEnd()
+		r.conn.Send(b, last)
+		if last {
+			r.endToGuest()
 			return
 		}
 		// What comes after the look at the socket comes with an event of its own.
-		if int(n) == available && !r.hostEnded {
+		if drained && !r.hostEnded {
 			r.listenToHost(true)
 			return
 		}
-		if moved += int(n); moved >= fairShare {
-			r.NotifyEvent(waiter.WritableEvents)
+		if moved += n; moved >= fairShare && !r.isAgain {
+			r.isAgain = true
+			r.tcp.again = append(r.tcp.again, r)
 			return
 		}
 	}
 }
 
-// endToGuest passes on that the host's side has sent all.
+// nothingFromHost is called when there is nothing to read, for a while or for ever.
+func (r *relay) nothingFromHost(errno unix.Errno) {
+	switch errno {
+	case unix.EAGAIN:
+		r.hostEnded = false
+		r.listenToHost(true)
+	case 0:
+		r.conn.CloseWrite()
+		r.endToGuest()
+	default:
+		r.close(r.conn.HasAll())
+	}
+}
+
+// isHostAtEnd says whether the host's side has sent all, where it may have.
+func (r *relay) isHostAtEnd() bool {
+	if !r.hostEnded {
+		return false
+	}
+	n, errno := linux.PeekNonblock(r.fd)
+	r.hostEnded = errno != unix.EAGAIN
+	return n == 0 && errno == 0
+}
+
+// endToGuest notes that the host's side has sent all, and the guest was told.
 func (r *relay) endToGuest() {
 	r.toGuestDone = true
-	r.ep.Shutdown(tcpip.ShutdownWrite)
 	if r.toHostDone {
 		r.close(false)
 		return
 	}
-	r.probeHost(r.loop.halfOpen)
+	r.probeHost(r.tcp.halfOpen)
 }
 
 // listenToHost says whether the loop wants to know of what the socket has
@@ -356,55 +404,7 @@ func (r *relay) listenToHost(on bool) {
 	if !on {
 		events &^= unix.EPOLLIN | unix.EPOLLRDHUP
 	}
-	if r.loop.modify(r.fd, events) == nil {
+	if r.tcp.loop.modify(r.fd, events) == nil {
 		r.deaf = !on
 	}
-}
-
-// hostWriter writes to a socket for tcpip.Endpoint.Read.
-type hostWriter struct {
-	fd    int
-	errno unix.Errno // of the last Write
-}
-
-// errHost stands for hostWriter.errno or for a read that failed. Endpoints make
-// an error of their own of it.
-var errHost = errors.New("host socket")
-
-func (w *hostWriter) Write(p []byte) (int, error) {
-	done := 0
-	for done < len(p) {
-		n, errno := linux.SendNonblock(w.fd, p[done:])
-		if errno != 0 {
-			w.errno = errno
-			return done, errHost
-		}
-		done += n
-	}
-	return done, nil
-}
-
-// hostReader reads from a socket for tcpip.Endpoint.Write. It gives exactly
-// left bytes, which the socket is known to hold.
-type hostReader struct {
-	fd   int
-	left int
-}
-
-// Len implements tcpip.Payloader.
-func (r *hostReader) Len() int { return r.left }
-
-func (r *hostReader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil // asked in order to learn of the end
-	}
-	if r.left == 0 {
-		return 0, io.EOF
-	}
-	n, errno := linux.ReadNonblock(r.fd, p[:min(len(p), r.left)])
-	if errno != 0 || n == 0 {
-		return 0, errHost
-	}
-	r.left -= n
-	return n, nil
 }

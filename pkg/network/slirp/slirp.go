@@ -4,19 +4,21 @@
 //
 //	namespace        |  host
 //	                 |
-//	command          |            +-- gVisor stack -- tcpForwarder -- relay --+
-//	   |             |            |     (TCP, ICMP, ARP, NDP, reassembly)     |
+//	command          |            +-- tcpForwarder -- relay ------------------+
+//	   |             |            |                                           |
 //	kernel -- TAP ---|-- device --+                                           +-- host sockets
 //	                 |   link     |                                           |   (non-blocking,
 //	                 |  inspector +-- udpRelay, echoRelay --------------------+    epoll: loop)
 //	                 |            |                                           |
 //	                 |            +-- dnsForwarder ---------------------------+
+//	                 |            +-- gVisor stack: ARP, NDP, the gateway's ICMP, reassembly
 //	                 |            +-- guests: DHCP, router advertisements
 //	                 |            |
 //	       lo  <-----|------------+-- inbound <------------------------------ clients of forwards
 //
 // A frame that the inspector (frame.go) lets pass goes to the stack or, when it
-// holds a whole UDP datagram or echo request, straight to the relay for it. Machines
+// holds a TCP segment, a whole UDP datagram or an echo request, straight to the relay for
+// it. The end of a TCP connection of the namespace is a tcp.Conn. Machines
 // that are bridged to the interface are told by guests (guests.go) what the child was
 // given. What the host's side cannot do is told by ICMP errors (unreachable.go). Where a flow goes is
 // decided by egress (egress.go), once. The other way, flows are opened into the
@@ -25,7 +27,7 @@
 // It is fast at an MTU of 1500 because frames are not of that size: the TAP has
 // a virtio-net header, so that both kernels' TCP and ours exchange segments of
 // up to 64 KiB with checksums that nobody computes. Bytes are copied by the
-// kernel only, between its sockets and the stack's views.
+// kernel only, between its sockets and the frames.
 //
 // What belongs here is the network; publishing ports into the namespace is the
 // port drivers'.

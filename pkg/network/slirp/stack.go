@@ -14,28 +14,16 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
 // nicID is the one interface of the stack.
 const nicID tcpip.NICID = 1
 
-// The buffers of a TCP endpoint, in bytes. They are limits, not memory that is
-// held: an idle connection has empty ones. Below 1 MiB a stream that the guest
-// sends in segments of 64 KiB stalls on the window; above 8 MiB a slow reader on
-// the other side only makes the queue longer.
-const (
-	minTCPBuffer     = 4 << 10
-	defaultTCPBuffer = 1 << 20
-	maxTCPBuffer     = 8 << 20
-)
-
 // newStack makes the stack with its interface on l, which speaks for the gateway
-// and for all of the outside. A nil clock is the machine's.
-func newStack(l *link, subnets [2]subnet, clock tcpip.Clock) (*stack.Stack, error) {
+// and for all of the outside.
+func newStack(l *link, subnets [2]subnet) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
-		Clock: clock,
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			// The loopback as a destination on the link is dropped by default. Here
 			// it is to be refused like all that the egress does not let out.
@@ -43,7 +31,7 @@ func newStack(l *link, subnets [2]subnet, clock tcpip.Clock) (*stack.Stack, erro
 			ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true}),
 			arp.NewProtocol,
 		},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		TransportProtocols: []stack.TransportProtocolFactory{newTCPFragments, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		// The stack has no applications of its own that talk to each other.
 		HandleLocal: false,
 	})
@@ -56,9 +44,6 @@ func newStack(l *link, subnets [2]subnet, clock tcpip.Clock) (*stack.Stack, erro
 
 // configureStack turns the knobs and makes the interface.
 func configureStack(s *stack.Stack, l *link, subnets [2]subnet) error {
-	if err := configureTCP(s); err != nil {
-		return err
-	}
 	if err := s.CreateNIC(nicID, l); err != nil {
 		return stackError("create the interface", err)
 	}
@@ -101,33 +86,6 @@ func addAddress(s *stack.Stack, a tcpip.Address, bits int) error {
 	}, stack.AddressProperties{})
 	if err != nil {
 		return stackError(fmt.Sprintf("add address %v", a), err)
-	}
-	return nil
-}
-
-// configureTCP turns the knobs of TCP.
-func configureTCP(s *stack.Stack) error {
-	// SACK is off by default; without it one lost frame costs a window.
-	sack := tcpip.TCPSACKEnabled(true)
-	// RACK arms a timer for every flight, which costs more than it mends on a
-	// link that hardly ever loses and never reorders (gVisor's Linux default is
-	// to have it on).
-	recovery := tcpip.TCPRecovery(0)
-	// Let the receive buffer grow with what the host's side drains.
-	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	// A minute, the default, would hold the memory of tens of thousands of
-	// connections that the host closed first, and for as long would the namespace
-	// wait that uses a port again: a SYN for an endpoint in TIME_WAIT is dropped.
-	// No old segment is on its way on a TAP. A FIN of the namespace that is sent
-	// again, because our last ACK was lost, is answered by a reset, which means no
-	// more to a socket that has closed both halves.
-	timeWait := tcpip.TCPTimeWaitTimeoutOption(time.Nanosecond)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: minTCPBuffer, Default: defaultTCPBuffer, Max: maxTCPBuffer}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &timeWait, &receive, &send} {
-		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
-			return stackError(fmt.Sprintf("set %T", o), err)
-		}
 	}
 	return nil
 }

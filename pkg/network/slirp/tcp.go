@@ -1,23 +1,20 @@
 package slirp
 
 import (
-	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/pkg/network/slirp/policy"
+	"github.com/gatekit/gatekit/pkg/network/slirp/tcp"
 )
 
 // maxDials caps the connections that are being set up. A SYN beyond it is
@@ -25,367 +22,342 @@ import (
 // answer stay in it for as long as the namespace tries.
 const maxDials = 8192
 
-// dialTimeout bounds the dial to the host's side. It is what Linux gives a SYN by
-// default (tcp_syn_retries in tcp(7)).
-const dialTimeout = 127 * time.Second
+// tcpWindow is how many bytes of a guest wait for a host's side that does not read,
+// beside what its socket holds.
+const tcpWindow = 1 << 20
 
-// giveUpGrace is how late a repeated SYN of the namespace may be before we take
-// it that nobody waits any more.
-const giveUpGrace = 3 * time.Second
+// keepAlive is for the namespace's side of a connection, and Linux's default. The
+// host's side has what the host is set to, until the namespace probes more often
+// (keepalive.go).
+var keepAlive = tcp.KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
 
-// maxSpare is how many goroutines that have set up a connection wait for the next.
-const maxSpare = 16
+// halfOpenIdle is how long a kernel keeps a connection that its program has closed
+// and whose other half goes on (tcp_fin_timeout in tcp(7)).
+const halfOpenIdle = time.Minute
 
-// tcpForwarder sets up TCP connections of the namespace. For a SYN that belongs
-// to no connection, gVisor's forwarder starts a goroutine. It hands the work to one
-// that has done it before, where one waits, because the stack of a new goroutine
-// grows by copies, four of them to set up a connection. That one
+// tcpForwarder has all connections of the namespace, those that it opens and those
+// that are opened into it in the names of clients (inbound.go), each as a relay. All of
+// it happens on one loop, the one that reads the TAP: from a frame to the host's
+// socket, and from there to a frame, nothing is handed over and nothing is locked.
 //
-//  1. asks the egress where the connection goes: nowhere, or nowhere by policy, is
+// For a SYN that belongs to no connection
+//
+//  1. it asks the egress where the connection goes: nowhere, or nowhere by policy, is
 //     a reset; to the DNS server, which answers by itself (dns_stream.go);
-//  2. connects a socket of the host: refused is a reset, unreachable an ICMP
-//     error (unreachable.go), no answer is none; it gives up when the namespace
+//  2. it connects a socket of the host (dial.go): refused is a reset, unreachable an
+//     ICMP error (unreachable.go), no answer is none; it gives up when the namespace
 //     has (a reset, or no more SYNs);
-//  3. completes the handshake with the namespace;
-//  4. hands both ends to a loop.
+//  3. it completes the handshake with the namespace, and the relay goes to work.
+//
+// Once in a round of the loop it has its turn: acknowledgements that found nothing to
+// ride on are sent, and timers looked at.
 type tcpForwarder struct {
-	stack     *stack.Stack
-	egress    *egress
-	dns       *dnsForwarder
-	loops     []*loop
-	writer    *datagramWriter // of ICMP errors
-	forwarder *tcp.Forwarder
-	requests  chan *tcp.ForwarderRequest // for those that wait
-	spare     atomic.Int32               // how many wait
+	egress *egress
+	dns    *dnsForwarder
+	loop   *loop
+	writer *datagramWriter // of ICMP errors; to the TAP
+	mss    [2]uint16       // IPv4 and IPv6
+	clock  tcpip.Clock
+	pool   tcp.Pool
 
-	ctx    context.Context
-	cancel context.CancelFunc
+	halfOpen time.Duration // after how long a silence a peer that has ended its half is probed
 
-	mu      sync.Mutex // guards dials, met and closed
-	dials   map[stack.TransportEndpointID]*dial
-	met     [2]macAddr // of the child's IPv4 and IPv6 address
-	closed  bool
-	running sync.WaitGroup
+	mu      sync.Mutex // held to change relays, and by who is not the loop to look at them
+	relays  map[flowKey]*relay
+	dials   int      // of relays, those that are not connected yet
 	full    overflow // on dials
 	starved overflow // of descriptors
+
+	now     time.Duration // of this round
+	segment tcp.Segment   // input's
+	again   []*relay      // have more to bring from the host
+	owing   []*relay      // owe an acknowledgement
+	rounds  int           // since the last of these was sent
+	alarms  alarms
 }
 
-// newTCPForwarder makes s hand over its SYNs. close and wait end it.
-func newTCPForwarder(s *stack.Stack, e *egress, d *dnsForwarder, loops []*loop, w *datagramWriter) *tcpForwarder {
-	t := &tcpForwarder{stack: s, egress: e, dns: d, loops: loops, writer: w, dials: make(map[stack.TransportEndpointID]*dial)}
-	t.requests = make(chan *tcp.ForwarderRequest)
-	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.forwarder = tcp.NewForwarder(s, defaultTCPBuffer, maxDials, t.handle)
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.handlePacket)
+// newTCPForwarder returns a forwarder on the loop that reads frames for it. A nil clock
+// is the machine's.
+func newTCPForwarder(e *egress, d *dnsForwarder, l *loop, w *datagramWriter, clock tcpip.Clock) *tcpForwarder {
+	if clock == nil {
+		clock = tcpip.NewStdClock()
+	}
+	t := &tcpForwarder{egress: e, dns: d, loop: l, writer: w, clock: clock, halfOpen: halfOpenIdle, relays: make(map[flowKey]*relay)}
+	t.mss = [2]uint16{uint16(w.mtu - header.IPv4MinimumSize - tcp.HeaderSize), uint16(w.mtu - header.IPv6MinimumSize - tcp.HeaderSize)}
+	t.alarms.wake = func() { l.call(func() { t.alarms.at = 0 }) }
+	t.tell()
 	return t
 }
 
-// handlePacket gets the segments that belong to no connection. A SYN begins a
-// dial, of which the forwarder calls handle; the dial is told of the SYNs and
-// resets of its connection.
-func (t *tcpForwarder) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	if tcp := header.TCP(pkt.TransportHeader().Slice()); len(tcp) >= header.TCPMinimumSize {
-		flags := tcp.Flags()
-		t.mu.Lock()
-		d := t.dials[id]
-		begins := d == nil && flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn
-		if begins {
-			if full := len(t.dials) >= maxDials; t.closed || full {
-				t.mu.Unlock()
-				if full {
-					t.full.add()
-					t.full.tell()
-				}
-				return true
-			}
-			d = newDial(t.ctx, tcp, pkt)
-			t.dials[id] = d
-			t.running.Add(1)
-		}
-		t.mu.Unlock()
-		switch {
-		case begins:
-			t.meet(id.RemoteAddress, d.mac)
-			// The forwarder has no more under way than we have, so it takes every
-			// SYN that is sound.
-			if !t.forwarder.HandlePacket(id, pkt) {
-				t.finish(id, d)
-				return false
-			}
-			return true
-		case d == nil && flags.Contains(header.TCPFlagRst):
-			// A reset of nothing is passed over (RFC 9293, 3.10.7.2). The forwarder
-			// would take one that is a SYN too, and call handle without a dial.
-			return true
-		case d == nil:
-		case flags.Contains(header.TCPFlagRst):
-			d.cancel()
-			return true
-		case flags.Contains(header.TCPFlagSyn):
-			// Not for the forwarder, which may have done with this dial when it
-			// is still ours: it would call handle without one.
-			d.repeated()
-			return true
-		}
+// input takes a segment of the namespace, in a frame that is in a buffer. It says
+// whether it has kept that; nil is none to keep.
+func (t *tcpForwarder) input(d *datagram, frame *tcp.Buffer) (kept bool) {
+	s := &t.segment
+	s.Parse(d.payload)
+	key := flowKey{d.src, d.dst}
+	r := t.relays[key]
+	if r != nil && r.closed && s.Opens() {
+		// The namespace has done with that connection, if its end is not known here.
+		r.conn.Abort()
+		r.settle()
+		r = nil
 	}
-	return t.forwarder.HandlePacket(id, pkt)
-}
-
-// meet tells the stack the child's Ethernet address, which its frame has. The
-// stack would ask for it in the name of whom the child speaks to, and a kernel
-// answers nobody who claims to be its loopback: the question would stay open, and
-// with it all others' answers.
-func (t *tcpForwarder) meet(child tcpip.Address, mac macAddr) {
-	for i, proto := range []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber, header.IPv6ProtocolNumber} {
-		s := t.egress.subnets[i]
-		if !s.enabled() || fromAddress(child) != s.child {
-			continue
-		}
-		t.mu.Lock()
-		known := t.met[i] == mac
-		t.met[i] = mac
-		t.mu.Unlock()
-		if !known {
-			// It fails on a NIC that is going.
-			_ = t.stack.AddStaticNeighbor(nicID, proto, child, tcpip.LinkAddress(mac[:]))
-		}
-	}
-}
-
-// handle is what gVisor starts a goroutine for.
-func (t *tcpForwarder) handle(req *tcp.ForwarderRequest) {
-	select {
-	case t.requests <- req:
-		return
+	switch {
+	case r != nil:
+		return r.input(s, frame)
+	case s.Opens():
+		t.accept(key, d, s)
 	default:
+		t.reset(d, s)
 	}
-	t.running.Add(1) // its dial still counts
-	defer t.running.Done()
-	t.setUp(req)
-	for t.spare.Add(1) <= maxSpare && t.await() {
-	}
-	t.spare.Add(-1)
+	return false
 }
 
-// await waits for another connection and sets it up. It is false when the engine
-// stops.
-func (t *tcpForwarder) await() bool {
-	select {
-	case req := <-t.requests:
-		t.spare.Add(-1)
-		t.setUp(req)
-		return true
-	case <-t.ctx.Done():
-		return false
+// reset answers a segment that belongs to no connection.
+func (t *tcpForwarder) reset(d *datagram, s *tcp.Segment) {
+	if h, ok := tcp.Refusal(s); ok {
+		e := newEnvelope(t.writer, d.mac, d.dst, d.src)
+		e.send(&h, nil)
 	}
 }
 
-// setUp sets up one connection.
-func (t *tcpForwarder) setUp(req *tcp.ForwarderRequest) {
-	id := req.ID()
-	t.mu.Lock()
-	d := t.dials[id]
-	t.mu.Unlock()
-	defer t.finish(id, d)
-
-	asked := askedFor(id)
-	if t.dns.serves(asked) {
-		if ep, queue := t.shakeHands(req, d); ep != nil {
-			t.dns.stream(gonet.NewTCPConn(queue, ep))
-		}
+// accept begins a connection that the namespace asks for.
+func (t *tcpForwarder) accept(key flowKey, d *datagram, s *tcp.Segment) {
+	if t.dials >= maxDials {
+		t.full.add()
+		t.full.tell()
 		return
 	}
-	fd, l, via, err := t.connect(d, asked)
-	t.answers(d)
-	if err != nil {
-		req.Complete(t.refuse(d, id, err))
-		return
-	}
-	ep, queue := t.shakeHands(req, d)
-	if ep == nil {
-		l.forget(fd)
-		resetAndClose(fd)
-		via.leave()
-		return
-	}
-	r := newRelay(l, ep, queue, fd)
+	r := t.newRelay(key, d.mac)
 	r.outbound = true
-	r.spoken.ack = header.TCP(d.head[:]).SequenceNumber() + 1 // of the SYN
-	if via != nil {
-		r.lead, r.over = via, via.leave
-	}
-	_ = r.start() // on an error, which is that the engine stops, both ends are closed
-	// Another policy may have come since the egress was asked.
-	if !t.egress.policy.AllowsStill(policy.TCP, asked) {
-		l.revoke(t.egress)
-	}
-	if via.wasCut() {
-		l.cut(via)
-	}
-}
-
-// askedFor is the address that the namespace connects to.
-func askedFor(id stack.TransportEndpointID) netip.AddrPort {
-	return netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-}
-
-// revoke gives up the dials that the policy, as it is now, does not allow. They
-// are reset when the namespace repeats its SYN.
-func (t *tcpForwarder) revoke() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, d := range t.dials {
-		if !t.egress.policy.AllowsStill(policy.TCP, askedFor(id)) {
-			d.cancel()
+	r.conn.Accept(t.options(r), s, t.now)
+	connected, err := t.dial(r)
+	switch {
+	case err != nil:
+		if t.refuse(refusedSYN{d.mac, d.ttl, transportHeader(d.payload), key}, err) {
+			t.reset(d, s)
 		}
+	case connected:
+		t.add(r)
+		r.join()
+	default:
+		r.dial = &dial{refusedSYN: refusedSYN{d.mac, d.ttl, transportHeader(d.payload), key}, first: t.now, last: t.now}
+		t.add(r)
+		r.settle()
 	}
 }
 
-// giveUp gives up the dials towards an address, as revoke does.
-func (t *tcpForwarder) giveUp(asked netip.AddrPort) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, d := range t.dials {
-		if askedFor(id) == asked {
-			d.cancel()
-		}
+// dial begins to connect the host's side, and says whether that is done. On an error it
+// has closed all.
+func (t *tcpForwarder) dial(r *relay) (connected bool, err error) {
+	if t.dns.serves(r.key.remote) {
+		r.fd, err = t.serveDNS()
+		r.local = true
+		return true, err
 	}
+	w, ruling := t.egress.destination(policy.TCP, r.key.remote)
+	if ruling != letOut {
+		return false, unix.ECONNREFUSED
+	}
+	r.lead = w.lead
+	if r.fd, err = newStreamSocket(w.to.Addr()); err == nil {
+		if w.lead == nil {
+			err = t.egress.out.apply(r.fd, w.to.Addr())
+		}
+		if err == nil {
+			err = linux.Connect(r.fd, w.to)
+		}
+		if err == nil || errors.Is(err, unix.EINPROGRESS) {
+			err = linux.Connected(r.fd) // on this machine it is, already
+		}
+		pending := errors.Is(err, unix.EINPROGRESS)
+		if err == nil || pending {
+			err = t.loop.watch(r.fd, hostEvents, r)
+		}
+		if err == nil {
+			return !pending, nil
+		}
+		linux.Close(r.fd)
+	}
+	return false, err
+}
+
+// serveDNS has the DNS server serve a connection, whose other end it returns.
+func (t *tcpForwarder) serveDNS() (fd int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socketpair", err)
+	}
+	file := os.NewFile(uintptr(fds[1]), "dns")
+	conn, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		linux.Close(fds[0])
+		return -1, err
+	}
+	t.dns.stream(conn)
+	return fds[0], nil
 }
 
 // refuse answers for a dial that failed. It is true where a reset is the answer.
-// Silence is passed on as silence, and a namespace that gave up needs no answer. Nor
-// does one whose SYN may find a descriptor when it comes again.
-func (t *tcpForwarder) refuse(d *dial, id stack.TransportEndpointID, err error) bool {
+// Silence is passed on as silence. A SYN that may find a descriptor when it comes again
+// has no answer either.
+func (t *tcpForwarder) refuse(syn refusedSYN, err error) bool {
 	if noDescriptors(err) {
 		t.starved.add()
 		t.starved.tell()
 		return false
 	}
-	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
+	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, errStopped) {
 		return false
 	}
-	e, ok := unreachable(err, d.ipv6)
+	e, ok := unreachable(err, syn.key.remote.Addr().Is6())
 	if !ok || errors.Is(err, unix.ECONNREFUSED) {
 		return true
 	}
-	out := outgoing{src: fromAddress(id.RemoteAddress), dst: fromAddress(id.LocalAddress), proto: header.TCPProtocolNumber, ttl: d.ttl}
-	q := quoteHeaders(&out, &d.head, nil)
-	t.writer.writeError(d.mac, e, &q)
+	out := outgoing{src: syn.key.guest.Addr(), dst: syn.key.remote.Addr(), proto: header.TCPProtocolNumber, ttl: syn.ttl}
+	q := quoteHeaders(&out, &syn.head, nil)
+	t.writer.writeError(syn.mac, e, &q)
 	return false
 }
 
-// configureEndpoint sets the options of the namespace's side.
-func configureEndpoint(ep tcpip.Endpoint) {
-	idle, interval := tcpip.KeepaliveIdleOption(keepAlive.Idle), tcpip.KeepaliveIntervalOption(keepAlive.Interval)
-	// These values are in range, so there is no error.
-	_ = ep.SetSockOpt(&idle)
-	_ = ep.SetSockOpt(&interval)
-	ep.SocketOptions().SetKeepAlive(true)
-	// The sender on the host's side has decided how to cut its stream.
-	ep.SocketOptions().SetDelayOption(false)
+// options are those of a relay's connection.
+func (t *tcpForwarder) options(r *relay) tcp.Options {
+	f := family(r.key.guest.Addr())
+	return tcp.Options{Wire: r, Pool: &t.pool, MSS: t.mss[f], IPv6: f == 1, Window: tcpWindow, KeepAlive: keepAlive}
 }
 
-// connect dials the host's side of a connection that was asked for, which has a
-// place in the lead that is returned.
-func (t *tcpForwarder) connect(d *dial, asked netip.AddrPort) (int, *loop, *lead, error) {
-	w, ruling := t.egress.destination(policy.TCP, asked)
-	if ruling != letOut {
-		return -1, nil, nil, unix.ECONNREFUSED
-	}
-	fd, l, err := t.dialHost(d, w, dialTimeout)
-	if err == nil && !w.lead.enter() {
-		l.forget(fd)
-		resetAndClose(fd)
-		err = unix.ECONNREFUSED
-	}
-	return fd, l, w.lead, err
-}
-
-// shakeHands completes the namespace's handshake, and request with it. It returns
-// nil where that fails, or the engine stops.
-func (t *tcpForwarder) shakeHands(req *tcp.ForwarderRequest, d *dial) (tcpip.Endpoint, *waiter.Queue) {
-	queue := new(waiter.Queue)
+// add puts a relay into the table.
+func (t *tcpForwarder) add(r *relay) {
 	t.mu.Lock()
-	stopping := t.closed
-	d.queue = queue
+	t.relays[r.key] = r
 	t.mu.Unlock()
-	if stopping {
-		req.Complete(false)
-		return nil, nil
+	if r.dial != nil {
+		t.dials++
 	}
-	ep, err := req.CreateEndpoint(queue)
-	req.Complete(err != nil)
-	if err != nil {
-		return nil, nil
-	}
-	configureEndpoint(ep)
-	return ep, queue
 }
 
-// dialHost connects a new socket by a way of the host's side. The socket is
-// watched by the loop that is returned with it.
-func (t *tcpForwarder) dialHost(d *dial, w way, timeout time.Duration) (int, *loop, error) {
-	fd, err := newStreamSocket(w.to.Addr())
-	if err != nil {
-		return -1, nil, err
-	}
-	if w.lead == nil {
-		err = t.egress.out.apply(fd, w.to.Addr())
-	}
-	if err != nil {
-		linux.Close(fd)
-		return -1, nil, err
-	}
-	l := t.loops[fd%len(t.loops)]
-	if err := d.connect(l, fd, w.to, timeout); err != nil {
-		l.forget(fd)
-		linux.Close(fd)
-		return -1, nil, err
-	}
-	return fd, l, nil
-}
-
-// finish ends a dial.
-func (t *tcpForwarder) finish(id stack.TransportEndpointID, d *dial) {
-	d.cancel()
+// forget takes it out.
+func (t *tcpForwarder) forget(r *relay) {
 	t.mu.Lock()
-	delete(t.dials, id)
+	if t.relays[r.key] == r {
+		delete(t.relays, r.key)
+	}
 	t.mu.Unlock()
-	t.running.Done()
+	t.alarms.remove(r)
 }
 
-// close refuses what is new and cancels what is being dialled.
-func (t *tcpForwarder) close() {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
-	t.cancel()
+// tell has the forwarder know the time, at the beginning of a round.
+func (t *tcpForwarder) tell() { t.now = t.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}) }
+
+// turn ends a round.
+func (t *tcpForwarder) turn() {
+	for n := len(t.again); n > 0; n-- {
+		r := t.again[0]
+		t.again = t.again[1:]
+		r.isAgain = false
+		r.pumpToGuest()
+		r.settle()
+	}
+	if len(t.again) == 0 {
+		t.again = nil
+	}
+	for r := t.alarms.due(t.now); r != nil; r = t.alarms.due(t.now) {
+		r.tick()
+	}
+	t.rounds++
+	t.acknowledge(t.rounds >= maxHeldRounds)
 }
 
-// wakeInterval is how often wait wakes who waits in a handshake: one may just have
-// begun to.
-const wakeInterval = 10 * time.Millisecond
+// maxHeldRounds is how many rounds of the loop an acknowledgement waits for a segment
+// to ride on (RFC 9293, 3.8.6.3). It waits while the loop is at work or spins, and goes
+// before the loop sleeps, so that it needs no timer. Those that a sender may be waiting
+// for, of more than smallSegment, do not wait beyond their round.
+const maxHeldRounds = 8
 
-// wait returns when the goroutines have ended. It is called when the stack is
-// closed, which ends its handshakes without a word to those who wait for them.
-func (t *tcpForwarder) wait() {
-	ended := make(chan struct{})
-	go func() {
-		t.running.Wait()
-		close(ended)
-	}()
-	for {
-		t.mu.Lock()
-		for _, d := range t.dials {
-			if d.queue != nil {
-				d.queue.Notify(waiter.WritableEvents)
+// smallSegment is the size up to which a segment is taken for a part of a conversation,
+// and not of a stream.
+const smallSegment = 512
+
+// acknowledge sends the acknowledgements that are due, or all.
+func (t *tcpForwarder) acknowledge(all bool) {
+	if all {
+		t.rounds = 0
+	}
+	left := t.owing[:0]
+	for _, r := range t.owing {
+		soon, _ := r.conn.Owed()
+		if soon && !all && !r.large {
+			left = append(left, r)
+			continue
+		}
+		r.owes, r.large = false, false
+		if soon {
+			r.conn.Acknowledge()
+		}
+	}
+	clear(t.owing[len(left):])
+	t.owing = left
+}
+
+// sleep is called before the loop sleeps, and is false where there is work.
+func (t *tcpForwarder) sleep() bool {
+	if len(t.again) > 0 {
+		return false
+	}
+	t.acknowledge(true)
+	t.alarms.set(t.clock, t.now)
+	return true
+}
+
+// revoke resets the namespace's connections that the policy, as it is now, does
+// not allow.
+func (t *tcpForwarder) revoke() {
+	t.loop.call(func() {
+		t.resetAll(func(r *relay) bool {
+			return r.outbound && !r.local && !t.egress.policy.AllowsStill(policy.TCP, r.key.remote)
+		})
+	})
+}
+
+// cut resets the connections that take a lead.
+func (t *tcpForwarder) cut(d *lead) {
+	t.loop.call(func() { t.resetAll(func(r *relay) bool { return r.lead == d }) })
+}
+
+// giveUp gives up the dials towards an address that leads elsewhere now, where the
+// namespace gets when it repeats its SYN.
+func (t *tcpForwarder) giveUp(asked netip.AddrPort) {
+	t.loop.call(func() {
+		now := t.egress.leads.find(policy.TCP, asked)
+		for _, r := range t.relays {
+			if r.dial != nil && r.key.remote == asked && r.lead != now {
+				r.endDial()
 			}
 		}
-		t.mu.Unlock()
-		select {
-		case <-ended:
-			return
-		case <-time.After(wakeInterval):
+	})
+}
+
+// resetAll resets the connections for which which is true.
+func (t *tcpForwarder) resetAll(which func(*relay) bool) {
+	for _, r := range t.relays {
+		if which(r) {
+			r.abort()
 		}
 	}
+}
+
+// clearPool gives up spare memory. It waits for the loop.
+func (t *tcpForwarder) clearPool() {
+	done := make(chan struct{})
+	if t.loop.call(func() { t.pool.Clear(); close(done) }) {
+		<-done
+	}
+}
+
+// close has no more connections begin. It is called when the loop has ended, which
+// aborts those that are there.
+func (t *tcpForwarder) close() {
+	t.alarms.stop()
+	t.resetAll(func(*relay) bool { return true })
 }

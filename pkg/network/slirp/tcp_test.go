@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/gatekit/gatekit/internal/testenv"
 )
 
 // eachFamily runs a test for both families on both kinds of device.
@@ -280,31 +278,4 @@ func TestANetworkThatCannotReadIsNotReady(t *testing.T) {
 	if err := n.run(t.Context(), dev, func() { t.Error("it says that it is ready") }); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("run: %v, want %v", err, syscall.EPERM)
 	}
-}
-
-// What sets up connections is kept for the next, but not all of a rush of them.
-func TestTCPOnlyAFewGoroutinesAreKept(t *testing.T) {
-	r := newRig(t, rigOptions{Options: all})
-	server := listen(t, "127.0.0.1:0", echoTCP)
-	var dials sync.WaitGroup
-	for range 8 * maxSpare {
-		dials.Go(func() {
-			c, err := r.dial(r.gateway(server))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			c.Close()
-		})
-	}
-	dials.Wait()
-	testenv.Until(t, "the dials to end", func() bool {
-		r.e.tcp.mu.Lock()
-		defer r.e.tcp.mu.Unlock()
-		return len(r.e.tcp.dials) == 0
-	})
-	testenv.Until(t, "some to wait, and no more than that", func() bool {
-		n := r.e.tcp.spare.Load()
-		return n > 0 && n <= maxSpare
-	})
 }
