@@ -1,6 +1,9 @@
 package test
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -41,6 +44,39 @@ func TestAServiceMayEndItsHalfFirst(t *testing.T) {
 	}
 	conn.Close()
 	awaitLine(t, service, "then 100000 ok\n")
+}
+
+// A client that asks for the end of its connection has all of the answer before that,
+// whether it ends its own half after the request or waits for the server's.
+func TestClientsThatCloseHaveAllOfTheAnswer(t *testing.T) {
+	s := newSite(t)
+	s.WriteFile(t, "/srv/page", string(pattern(1_000_000)), 0o644)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	server := s.Start(t, g.in("/usr/bin/python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", "/srv", "80"))
+	awaitLine(t, server, "(Serving HTTP)")
+	for name, e := range s.ends() {
+		for _, half := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, its half ended is %v", name, half), func(t *testing.T) {
+				for range 10 {
+					conn, err := dialTCP(t, e.from, at(e.addr, 8080))
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, err = io.WriteString(conn, "GET /page HTTP/1.1\r\nHost: page\r\nConnection: close\r\n\r\n")
+					if half {
+						err = errors.Join(err, conn.CloseWrite())
+					}
+					answer, rerr := io.ReadAll(conn)
+					conn.Close()
+					_, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
+					if err = errors.Join(err, rerr); err != nil || !bytes.Equal(body, pattern(1_000_000)) {
+						t.Fatalf("%d bytes of the page come, %v", len(body), err)
+					}
+				}
+			})
+		}
+	}
+	g.stop(t)
 }
 
 func TestResetsGoThroughAForward(t *testing.T) {
