@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gatekit/gatekit/internal/testenv"
+	"github.com/gatekit/gatekit/pkg/api"
 )
 
 func TestBytesGoBothWaysThroughAForward(t *testing.T) {
@@ -74,6 +77,55 @@ func TestClientsThatCloseHaveAllOfTheAnswer(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+	g.stop(t)
+}
+
+// deaf is a service in Python that never accepts what its queue takes.
+const deaf = `
+import signal, socket
+listener = socket.create_server(("127.0.0.1", 80))
+print("serving", flush=True)
+signal.pause()
+`
+
+// A client of a service that does not accept waits with it, and is reset at its end.
+func TestClientsWaitForAServiceThatNeverAccepts(t *testing.T) {
+	s := newSite(t)
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	service := s.Start(t, g.in("/usr/bin/python3", "-c", deaf))
+	awaitLine(t, service, "(serving)")
+	clients := map[string]net.Conn{}
+	for name, e := range s.ends() {
+		conn, err := dialTCP(t, e.from, at(e.addr, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		clients[name] = conn
+	}
+	c := g.client(t)
+	testenv.Until(t, "all to be connected inside", func() bool {
+		list, err := c.Connections(t.Context())
+		open := slices.DeleteFunc(list, func(c api.Connection) bool { return c.State != "open" })
+		return err == nil && len(open) == len(clients)
+	})
+	for name, conn := range clients {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: while the service is there, a client sees %v", name, err)
+		}
+	}
+	service.Kill()
+	service.Wait(t)
+	for name, conn := range clients {
+		_ = conn.SetReadDeadline(time.Now().Add(testenv.Patience))
+		if _, err := conn.Read(make([]byte, 1)); outcome(err) != "connection reset by peer" {
+			t.Errorf("%s: at its end, a client sees %v", name, err)
 		}
 	}
 	g.stop(t)
