@@ -36,53 +36,62 @@ func removePorts(c *cli.Context) error {
 	if drain < 0 {
 		return usageError(c, fmt.Errorf("--drain=%s: want a duration that is not negative", drain), true)
 	}
-	args := c.Args().Slice()
-	ids := make([]int, len(args))
-	for i, arg := range args {
+	removals := make([]removal, c.NArg())
+	for i, arg := range c.Args().Slice() {
 		id, err := strconv.Atoi(arg)
 		if err != nil && arg != auto {
 			return usageError(c, fmt.Errorf("an id is a number as list-ports shows it, not %q", arg), true)
 		}
-		ids[i] = id
+		removals[i] = removal{id: id, auto: arg == auto}
 	}
 	return withGate(c, func(gate *client.Client) error {
-		errs := removeAll(c.Context, gate, args, ids, drain)
-		for i, arg := range args {
-			switch {
-			case errs[i] != nil:
-			case arg == auto:
-				fmt.Fprintln(c.App.Writer, auto)
-			default:
-				fmt.Fprintln(c.App.Writer, ids[i])
+		removeAll(c.Context, gate, removals, drain)
+		var errs []error
+		for _, r := range removals {
+			if r.err != nil {
+				errs = append(errs, r.err)
+				continue
 			}
+			fmt.Fprintln(c.App.Writer, r)
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// removal is of one forward, or of the automatic ones, and what came of it.
+type removal struct {
+	id   int
+	auto bool
+	err  error
+}
+
+func (r removal) String() string {
+	if r.auto {
+		return auto
+	}
+	return strconv.Itoa(r.id)
 }
 
 // removalsAtOnce is how many forwards are removed at the same time: the gate writes
 // ports.json once for all that come while it is writing.
 const removalsAtOnce = 64
 
-// removeAll removes the forwards with these ids and then, where an argument says so,
-// the automatic ones. Each argument has its own error.
-func removeAll(ctx context.Context, gate *client.Client, args []string, ids []int, drain time.Duration) []error {
-	errs := make([]error, len(args))
+// removeAll makes the removals of single forwards, and then of the automatic ones.
+func removeAll(ctx context.Context, gate *client.Client, removals []removal, drain time.Duration) {
 	var group errgroup.Group
 	group.SetLimit(removalsAtOnce)
-	for i, arg := range args {
-		if arg != auto {
+	for i := range removals {
+		if r := &removals[i]; !r.auto {
 			group.Go(func() error {
-				errs[i] = gate.DrainPort(ctx, ids[i], drain)
+				r.err = gate.DrainPort(ctx, r.id, drain)
 				return nil
 			})
 		}
 	}
-	_ = group.Wait() // errs has the errors
-	for i, arg := range args {
-		if arg == auto {
-			errs[i] = gate.AutoPorts(ctx, false)
+	_ = group.Wait() // the removals have their errors
+	for i := range removals {
+		if r := &removals[i]; r.auto {
+			r.err = gate.AutoPorts(ctx, false)
 		}
 	}
-	return errs
 }
