@@ -156,7 +156,7 @@ func TestTracesShowTheHopsOutside(t *testing.T) {
 		"over IPv4": {netip.MustParseAddr("10.0.2.2"), s.outside.Addr4, far.addr4},
 		"over IPv6": {netip.MustParseAddr("fd67:6174:656b::2"), s.outside.Addr6, far.addr6},
 	} {
-		for _, program := range []string{"traceroute -U -n -w 5", "traceroute -n -w 5", "traceroute -I -n -w 5", "tracepath -n"} {
+		for _, program := range []string{"traceroute -U -n -w 5", "traceroute -n -w 5", "traceroute -I -n -w 5", "traceroute -T -n -w 5", "tracepath -n"} {
 			t.Run(program+" "+name, func(t *testing.T) {
 				out := g.run(t, append(strings.Fields(program), hops[2].String())...)
 				for i, hop := range hops {

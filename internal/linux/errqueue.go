@@ -114,8 +114,17 @@ func isTTL(level, kind int32) bool {
 	return level == unix.SOL_IP && kind == unix.IP_TTL || level == unix.SOL_IPV6 && kind == unix.IPV6_HOPLIMIT
 }
 
-// AskForErrors makes a datagram socket queue the errors about what it sends, for
-// ReceiveNotice, and tell the time to live of all that it receives (IP_RECVERR
+// SetTTL sets the time to live, or hop limit, of what a socket sends; -1 is what the
+// host is set to (IP_TTL in ip(7), IPV6_UNICAST_HOPS in ipv6(7)).
+func SetTTL(fd int, ipv6 bool, ttl int) error {
+	if ipv6 {
+		return setInts(fd, sockopt{unix.SOL_IPV6, unix.IPV6_UNICAST_HOPS, ttl})
+	}
+	return setInts(fd, sockopt{unix.SOL_IP, unix.IP_TTL, ttl})
+}
+
+// AskForErrors makes a datagram socket, or one that connects, queue the errors about what
+// it sends, for ReceiveNotice, and tell the time to live of all that it receives (IP_RECVERR
 // and IP_RECVTTL in ip(7), IPV6_RECVERR in ipv6(7)).
 func AskForErrors(fd int, ipv6 bool) error {
 	if ipv6 {

@@ -60,15 +60,48 @@ func (r *relay) dialled() {
 	switch {
 	case errors.Is(err, unix.EINPROGRESS):
 	case err != nil:
-		d := r.dial
-		if r.tcp.refuse(d.refusedSYN, err) {
+		if r.tcp.refuse(&r.dial.refusedSYN, r, err) {
 			r.conn.Abort()
 		}
 		r.endDial()
 	default:
+		r.dial.goAllTheWay(r.fd)
 		r.tcp.dials--
 		r.setDial(nil)
 		r.join()
+	}
+}
+
+// traceTTL is the time to live below which a SYN is taken for one that is to find the
+// hops on its way (traceroute -T): kernels begin with 64 and more.
+const traceTTL = 32
+
+// isTrace says whether the SYN is such a one. On the host's side it has one hop less.
+func (s *refusedSYN) isTrace() bool { return s.ttl < traceTTL }
+
+// goAllTheWay has a socket that is connected forget that it was a trace's.
+func (s *refusedSYN) goAllTheWay(fd int) {
+	if s.isTrace() {
+		_ = linux.SetTTL(fd, s.key.remote.Addr().Is6(), -1) // the value is in range
+	}
+}
+
+// passOnError passes on the ICMP error that has ended a dial, from the router that it
+// comes from. It is false where there is none, and the errno is all that is known.
+func (r *relay) passOnError(syn *refusedSYN) bool {
+	var buf [maxErrorIPv6]byte
+	for {
+		n, errno := linux.ReceiveNotice(r.fd, buf[:])
+		switch {
+		case errno != 0:
+			return false
+		case n.ICMP && n.Offender.IsValid() && r.lead == nil: // by a lead, the way ends at the gateway
+			from := r.tcp.egress.source(netip.AddrPortFrom(n.Offender, 0)).Addr()
+			if e, ok := passedOn(&n, from, r.key.remote.Addr().Is6()); ok {
+				r.tcp.tellError(syn, e)
+				return true
+			}
+		}
 	}
 }
 

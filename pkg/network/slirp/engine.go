@@ -114,6 +114,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 	e.stack = s
 	e.inbound = newInbound(s, n.subnets, n.childMAC, e.tcp)
 	e.link.inspector.inbound = e.inbound
+	e.link.inspector.onComplaint = e.tcp.refused
 	e.link.inspector.onRefusal = func(r *refusal) bool { return e.inbound.udp.refuse(r) || e.udp.refuse(r) }
 	s.SetTransportProtocolHandler(header.TCPProtocolNumber, e.handleTCP)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)

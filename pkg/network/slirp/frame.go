@@ -77,9 +77,10 @@ type inspector struct {
 	subnets [2]subnet
 	inbound *inbound // whose flows alone come from a loopback address; nil has none
 
-	// onRefusal is given each refusal, and says whether it was about a flow. Nil has
-	// none.
-	onRefusal func(*refusal) bool
+	// onRefusal and onComplaint are given each, and say whether it was about a flow. Nil
+	// has none.
+	onRefusal   func(*refusal) bool
+	onComplaint func(*complaint) bool
 }
 
 // inspect judges a frame, which begins with its Ethernet header.
@@ -175,13 +176,17 @@ func soundOptions(o header.IPv4Options) bool {
 	}
 }
 
-// refusal says whether an ICMP message refuses a datagram of a flow.
+// refusal says whether an ICMP message is an error about what was sent on a flow.
 func (in *inspector) refusal(message []byte, from, to netip.Addr) bool {
-	if in.onRefusal == nil {
+	q, ok := parseError(message, from, to)
+	if !ok {
 		return false
 	}
-	r, ok := parseRefusal(message, from, to)
-	return ok && in.onRefusal(&r)
+	if r, ok := q.refusal(); ok && in.onRefusal != nil {
+		return in.onRefusal(&r)
+	}
+	c, ok := q.complaint()
+	return ok && in.onComplaint != nil && in.onComplaint(&c)
 }
 
 // expires is the verdict on a packet whose time to live ends here. Nothing is said

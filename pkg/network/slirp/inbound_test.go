@@ -441,7 +441,11 @@ func FuzzRefusal(f *testing.F) {
 		if len(message) >= header.ICMPv4MinimumSize {
 			putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: icmpProtocol(client.Addr())}, message, nil)
 		}
-		r, ok := parseRefusal(message, service.Addr(), client.Addr())
+		q, ok := parseError(message, service.Addr(), client.Addr())
+		var r refusal
+		if ok {
+			r, ok = q.refusal()
+		}
 		if (ok && u.refuse(&r)) != (refused == 1) {
 			t.Errorf("refused %d times", refused)
 		}

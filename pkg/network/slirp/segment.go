@@ -31,6 +31,9 @@ func newEnvelope(w *datagramWriter, mac macAddr, from, to netip.AddrPort) envelo
 		ip := e.head[ethernetSize:e.size]
 		clear(ip[2:4])
 		clear(ip[10:12])
+		// A narrower link inside is to say so (complaint), for fragments cost more than
+		// smaller segments.
+		ip[6] = uint8(header.IPv4FlagDontFragment << 5)
 		e.ipSum = checksum.Checksum(ip, 0)
 	}
 	return e

@@ -131,25 +131,29 @@ func (t *tcpForwarder) accept(key flowKey, d *datagram, s *tcp.Segment) {
 	r := t.newRelay(key, d.mac)
 	r.outbound = true
 	r.conn.Accept(t.options(r), s, t.now)
-	connected, err := t.dial(r)
+	syn := refusedSYN{d.mac, d.ttl, transportHeader(d.payload), key}
+	connected, err := t.dial(r, &syn)
 	switch {
 	case err != nil:
-		if t.refuse(refusedSYN{d.mac, d.ttl, transportHeader(d.payload), key}, err) {
+		if t.refuse(&syn, r, err) {
 			t.reset(d, s)
+		}
+		if r.fd >= 0 {
+			linux.Close(r.fd)
 		}
 	case connected:
 		t.add(r)
 		r.join()
 	default:
-		r.dial = &dial{refusedSYN: refusedSYN{d.mac, d.ttl, transportHeader(d.payload), key}, first: t.now, last: t.now}
+		r.dial = &dial{refusedSYN: syn, first: t.now, last: t.now}
 		t.add(r)
 		r.settle()
 	}
 }
 
-// dial begins to connect the host's side, and says whether that is done. On an error it
-// has closed all.
-func (t *tcpForwarder) dial(r *relay) (connected bool, err error) {
+// dial begins to connect the host's side, and says whether that is done. On an error there
+// may be a socket to be closed.
+func (t *tcpForwarder) dial(r *relay, syn *refusedSYN) (connected bool, err error) {
 	if t.dns.serves(r.key.remote) {
 		r.fd, err = t.serveDNS()
 		r.local = true
@@ -160,26 +164,43 @@ func (t *tcpForwarder) dial(r *relay) (connected bool, err error) {
 		return false, unix.ECONNREFUSED
 	}
 	r.lead = w.lead
-	if r.fd, err = newStreamSocket(w.to.Addr()); err == nil {
-		if w.lead == nil {
-			err = t.egress.out.apply(r.fd, w.to.Addr())
-		}
-		if err == nil {
-			err = linux.Connect(r.fd, w.to)
-		}
-		if err == nil || errors.Is(err, unix.EINPROGRESS) {
-			err = linux.Connected(r.fd) // on this machine it is, already
-		}
-		pending := errors.Is(err, unix.EINPROGRESS)
-		if err == nil || pending {
-			err = t.loop.watch(r.fd, hostEvents, r)
-		}
-		if err == nil {
-			return !pending, nil
-		}
-		linux.Close(r.fd)
+	if r.fd, err = newStreamSocket(w.to.Addr()); err != nil {
+		return false, err
 	}
-	return false, err
+	err = t.connect(r.fd, w, syn)
+	pending := errors.Is(err, unix.EINPROGRESS)
+	if err == nil || pending {
+		err = t.loop.watch(r.fd, hostEvents, r)
+	}
+	return !pending, err
+}
+
+// connect begins to connect a socket, as a SYN asks for. The error is EINPROGRESS where
+// that takes a while.
+func (t *tcpForwarder) connect(fd int, w way, syn *refusedSYN) error {
+	ipv6 := w.to.Addr().Is6()
+	if w.lead == nil {
+		if err := t.egress.out.apply(fd, w.to.Addr()); err != nil {
+			return err
+		}
+	}
+	if syn.isTrace() {
+		if err := linux.SetTTL(fd, ipv6, int(syn.ttl)-1); err != nil {
+			return err
+		}
+		_ = linux.AskForErrors(fd, ipv6) // without it, errors come from the gateway
+	}
+	if err := linux.Connect(fd, w.to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return err
+	}
+	err := linux.Connected(fd) // on this machine it is, already
+	switch {
+	case err == nil:
+		syn.goAllTheWay(fd)
+	case errors.Is(err, unix.EINPROGRESS):
+		_ = linux.AskForErrors(fd, ipv6)
+	}
+	return err
 }
 
 // serveDNS has the DNS server serve a connection, whose other end it returns.
@@ -202,23 +223,28 @@ func (t *tcpForwarder) serveDNS() (fd int, err error) {
 // refuse answers for a dial that failed. It is true where a reset is the answer.
 // Silence is passed on as silence. A SYN that may find a descriptor when it comes again
 // has no answer either.
-func (t *tcpForwarder) refuse(syn refusedSYN, err error) bool {
+func (t *tcpForwarder) refuse(syn *refusedSYN, r *relay, err error) bool {
 	if noDescriptors(err) {
 		t.starved.add()
 		t.starved.tell()
 		return false
 	}
-	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, errStopped) {
+	if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, errStopped) || r.fd >= 0 && r.passOnError(syn) {
 		return false
 	}
 	e, ok := unreachable(err, syn.key.remote.Addr().Is6())
 	if !ok || errors.Is(err, unix.ECONNREFUSED) {
 		return true
 	}
+	t.tellError(syn, e)
+	return false
+}
+
+// tellError sends an ICMP error about a SYN.
+func (t *tcpForwarder) tellError(syn *refusedSYN, e icmpError) {
 	out := outgoing{src: syn.key.guest.Addr(), dst: syn.key.remote.Addr(), proto: header.TCPProtocolNumber, ttl: syn.ttl}
 	q := quoteHeaders(&out, &syn.head, nil)
 	t.writer.writeError(syn.mac, e, &q)
-	return false
 }
 
 // options are those of a relay's connection.
