@@ -344,10 +344,13 @@ func TestClientsWhomAFirewallInsideRefusesAreServed(t *testing.T) {
 	g.shell(t,
 		"nft add table inet wall",
 		"nft add chain inet wall in { type filter hook input priority 0 ; }")
-	for _, from := range []string{"ip saddr " + s.outside.Addr4.String(), "ip6 saddr " + s.outside.Addr6.String()} {
+	for from, prohibited := range map[string]string{
+		"ip saddr " + s.outside.Addr4.String():  "",
+		"ip6 saddr " + s.outside.Addr6.String(): " with icmpx admin-prohibited", // as firewalld does
+	} {
 		g.shell(t,
 			"nft add rule inet wall in "+from+" meta l4proto tcp reject with tcp reset",
-			"nft add rule inet wall in "+from+" meta l4proto udp reject")
+			"nft add rule inet wall in "+from+" meta l4proto udp reject"+prohibited)
 	}
 	for _, network := range []string{"tcp", "udp"} {
 		expectLoopback(t, network, s.outside, at(s.outside.HostAddr4, 8080))

@@ -208,10 +208,10 @@ func (e *engine) serve(ctx context.Context, ready func()) error {
 	e.inbound.close()
 	e.stopLoops()
 	loops.Wait()
-	e.tcp.close()
 	for _, l := range e.loops {
 		l.abort()
 	}
+	e.tcp.close()
 	e.stack.Close()
 	e.inbound.wait()
 	e.udp.close()

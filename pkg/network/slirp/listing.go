@@ -26,10 +26,9 @@ func (n *Network) Flows() []flows.Flow {
 
 // flows are the connections of TCP.
 func (t *tcpForwarder) flows() []flows.Flow {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]flows.Flow, 0, len(t.relays))
-	for _, r := range t.relays {
+	relays := t.snapshot()
+	list := make([]flows.Flow, 0, len(relays))
+	for r, dialling := range relays {
 		f := flows.Flow{
 			Proto: "tcp", Direction: flows.Outbound, State: flows.Open,
 			Child: r.key.guest, Remote: r.key.remote, Since: r.since, Used: r.since,
@@ -38,7 +37,7 @@ func (t *tcpForwarder) flows() []flows.Flow {
 			f.Direction, f.Kept = flows.Forward, true
 		}
 		switch {
-		case r.dial != nil:
+		case dialling:
 			f.State = flows.Connecting
 		case r.local:
 		case !t.loop.count(&f, r):
@@ -47,6 +46,17 @@ func (t *tcpForwarder) flows() []flows.Flow {
 		list = append(list, f)
 	}
 	return list
+}
+
+// snapshot has the relays of now, and whether each is being connected.
+func (t *tcpForwarder) snapshot() map[*relay]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	relays := make(map[*relay]bool, len(t.relays))
+	for _, r := range t.relays {
+		relays[r] = r.dial != nil
+	}
+	return relays
 }
 
 // count asks the kernel about a relay's socket. A socket is forgotten before it is

@@ -12,7 +12,7 @@ import (
 // What a kernel or router of the namespace says by an ICMP error about a packet of ours
 // does not go on, since the host's side are sockets. What it means does:
 //
-//	port unreachable, of UDP        refusal: a client's flow is refused as its port driver
+//	any unreachable, of UDP         refusal: a client's flow is refused as its port driver
 //	                                refuses, a flow of the namespace ends
 //	too big, of TCP                 complaint: segments become smaller
 //	any unreachable, of a SYN       complaint: nobody is there
@@ -65,14 +65,18 @@ func parseError(p []byte, from, to netip.Addr) (q quoted, ok bool) {
 	return q, q.sender == to && len(q.transport) >= header.UDPMinimumSize && soundICMP(p, from, to)
 }
 
-// refusal is the refusal of a datagram; false where it is something else.
-func (q *quoted) refusal() (refusal, bool) {
-	port := uint8(header.ICMPv4PortUnreachable)
-	kind := uint8(header.ICMPv4DstUnreachable)
+// isTooBig says that the size of the packet is the matter.
+func (q *quoted) isTooBig() bool {
 	if q.at.Is6() {
-		kind, port = uint8(header.ICMPv6DstUnreachable), uint8(header.ICMPv6PortUnreachable)
+		return header.ICMPv6Type(q.kind) == header.ICMPv6PacketTooBig
 	}
-	if q.proto != header.UDPProtocolNumber || q.kind != kind || q.code != port {
+	return header.ICMPv4Code(q.code) == header.ICMPv4FragmentationNeeded
+}
+
+// refusal is the refusal of a datagram, by a kernel (port unreachable) or a firewall
+// (prohibited); false where it is something else.
+func (q *quoted) refusal() (refusal, bool) {
+	if q.proto != header.UDPProtocolNumber || q.isTooBig() {
 		return refusal{}, false
 	}
 	h := header.UDP(q.transport)
@@ -92,11 +96,7 @@ func (q *quoted) complaint() (complaint, bool) {
 		guest:  netip.AddrPortFrom(q.at, binary.BigEndian.Uint16(q.transport[2:])),
 		remote: netip.AddrPortFrom(q.sender, binary.BigEndian.Uint16(q.transport)),
 	}, seq: binary.BigEndian.Uint32(q.transport[4:])}
-	tooBig := header.ICMPv4Code(q.code) == header.ICMPv4FragmentationNeeded
-	if q.at.Is6() {
-		tooBig = header.ICMPv6Type(q.kind) == header.ICMPv6PacketTooBig
-	}
-	if tooBig {
+	if q.isTooBig() {
 		c.mtu = max(q.mtu, 1) // routers of before RFC 1191 name none
 	}
 	return c, true

@@ -381,8 +381,8 @@ func (t *tcpForwarder) clearPool() {
 	}
 }
 
-// close has no more connections begin. It is called when the loop has ended, which
-// aborts those that are there.
+// close ends the connections that are left when the loop has ended and aborted what it
+// watched: those of which a side is still being opened, or nobody is left behind ours.
 func (t *tcpForwarder) close() {
 	t.alarms.stop()
 	t.resetAll(func(*relay) bool { return true })
