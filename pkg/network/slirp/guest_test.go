@@ -45,6 +45,7 @@ type rig struct {
 	guest *stack.Stack
 	errs  chan error
 	stop  context.CancelFunc
+	ctx   context.Context // that stop ends
 
 	silent atomic.Bool // the guest hears nothing, and so says nothing
 }
@@ -92,10 +93,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if o.tweak != nil {
 		o.tweak(r.e)
 	}
-	var ctx context.Context
-	ctx, r.stop = context.WithCancel(context.Background())
+	r.ctx, r.stop = context.WithCancel(context.Background())
 	ready := make(chan struct{})
-	go func() { r.errs <- errors.Join(r.e.serve(ctx, func() { close(ready) }), dev.close()) }()
+	go func() { r.errs <- errors.Join(r.e.serve(r.ctx, func() { close(ready) }), dev.close()) }()
 	<-ready
 	t.Cleanup(func() {
 		r.stop()

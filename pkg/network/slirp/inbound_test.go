@@ -451,3 +451,34 @@ func FuzzRefusal(f *testing.F) {
 		}
 	})
 }
+
+// Who waits for a connection is told when the engine ends, also who asks at that moment.
+func TestConnectionsThatAreOpenedEndWithTheEngine(t *testing.T) {
+	r := newInboundRig(t, false) // of which the guest says nothing
+	r.silent.Store(true)
+	const n = 32
+	failed := make(chan error, n)
+	for port := range uint16(n) {
+		_, fd := hostPair(t)
+		defer unix.Close(fd)
+		go func() {
+			if port >= n/2 {
+				<-r.ctx.Done()
+			}
+			_, err := r.net.Connect(context.Background(), netip.AddrPortFrom(worldIPv4, 5000+port), netip.AddrPortFrom(childIPv4, 80), fd, func() {})
+			failed <- err
+		}()
+	}
+	testenv.Until(t, "half of the connections to be asked for", func() bool { return len(r.relays()) == n/2 })
+	r.stop()
+	for range n {
+		select {
+		case err := <-failed:
+			if !errors.Is(err, errStopped) {
+				t.Errorf("Connect ends with %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("nobody tells who waits")
+		}
+	}
+}
