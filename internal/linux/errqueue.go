@@ -137,6 +137,14 @@ func AskForErrors(fd int, ipv6 bool) error {
 		sockopt{unix.SOL_IP, unix.IP_RECVTTL, 1})
 }
 
+// NoErrors ends the queue of errors that AskForErrors begins, and drops what is in it.
+func NoErrors(fd int, ipv6 bool) error {
+	if ipv6 {
+		return setInts(fd, sockopt{unix.SOL_IPV6, unix.IPV6_RECVERR, 0})
+	}
+	return setInts(fd, sockopt{unix.SOL_IP, unix.IP_RECVERR, 0})
+}
+
 // SetPath sets the time to live, or hop limit, of what a datagram socket sends,
 // and whether it is to arrive in one piece: with whole set, a datagram that is
 // larger than the path's MTU is not sent, which gives EMSGSIZE (IP_MTU_DISCOVER

@@ -65,7 +65,7 @@ func (r *relay) dialled() {
 		}
 		r.endDial()
 	default:
-		r.dial.goAllTheWay(r.fd)
+		r.dial.usual(r.fd, r.hostIPv6)
 		r.tcp.dials--
 		r.setDial(nil)
 		r.join()
@@ -79,10 +79,13 @@ const traceTTL = 32
 // isTrace says whether the SYN is such a one. On the host's side it has one hop less.
 func (s *refusedSYN) isTrace() bool { return s.ttl < traceTTL }
 
-// goAllTheWay has a socket that is connected forget that it was a trace's.
-func (s *refusedSYN) goAllTheWay(fd int) {
+// usual has a socket that is connected be as any other: what it sends goes all the way,
+// and an ICMP error does not end it, as it would while it is asked for (tcp_v4_err in
+// net/ipv4/tcp_ipv4.c). There is no error where the values are in range.
+func (s *refusedSYN) usual(fd int, ipv6 bool) {
+	_ = linux.NoErrors(fd, ipv6)
 	if s.isTrace() {
-		_ = linux.SetTTL(fd, s.key.remote.Addr().Is6(), -1) // the value is in range
+		_ = linux.SetTTL(fd, ipv6, -1)
 	}
 }
 

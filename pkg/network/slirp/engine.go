@@ -74,7 +74,8 @@ func (n *Network) run(ctx context.Context, dev *device, ready func()) (err error
 // newEngine makes the parts. serve runs them and takes them apart.
 func (n *Network) newEngine(dev *device) (*engine, error) {
 	e := &engine{dev: dev}
-	// Half of the processors for moving bytes, half for the stack.
+	// One reads frames and has all of TCP; UDP and echo are spread over half of the
+	// processors.
 	for range max(1, runtime.GOMAXPROCS(0)/2) {
 		l, err := newLoop(&e.memory)
 		if err != nil {

@@ -33,6 +33,7 @@ type relay struct {
 	fd       int
 	outbound bool      // the namespace opened the connection, so that the policy is for it
 	local    bool      // the host's side is the DNS server
+	hostIPv6 bool      // the family of the host's side, where it was dialled
 	since    time.Time // when it began
 
 	// dial is there while the host's side is being connected; the forwarder's mu is

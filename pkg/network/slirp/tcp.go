@@ -164,6 +164,7 @@ func (t *tcpForwarder) dial(r *relay, syn *refusedSYN) (connected bool, err erro
 		return false, unix.ECONNREFUSED
 	}
 	r.lead = w.lead
+	r.hostIPv6 = w.to.Addr().Is6()
 	if r.fd, err = newStreamSocket(w.to.Addr()); err != nil {
 		return false, err
 	}
@@ -195,8 +196,8 @@ func (t *tcpForwarder) connect(fd int, w way, syn *refusedSYN) error {
 	}
 	err := linux.Connected(fd) // on this machine it is, already
 	switch {
-	case err == nil:
-		syn.goAllTheWay(fd)
+	case err == nil && syn.isTrace():
+		syn.usual(fd, ipv6)
 	case errors.Is(err, unix.EINPROGRESS):
 		_ = linux.AskForErrors(fd, ipv6)
 	}

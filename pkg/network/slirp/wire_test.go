@@ -178,6 +178,53 @@ func deafListener(t *testing.T) netip.AddrPort {
 	return at
 }
 
+// While a dial lasts its socket is told of ICMP errors, and a trace's has few hops. A
+// connection is neither ended by an error that passes, nor short of hops.
+func TestADialThatTakesLongLeavesNoTraceOnItsConnection(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, bare: true})
+	r.introduce()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), 0) }); err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	full, err := net.Dial("tcp", at.String()) // which fills the queue
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	from, to := netip.AddrPortFrom(childIPv4, 4000), r.gateway(at)
+	r.send(withTTL(synFrame(from, to), 5), vnetHeader{})
+	option := func(level, name int) (value int) {
+		r.isTrue(func() bool {
+			for _, relay := range r.e.tcp.relays {
+				value, err = unix.GetsockoptInt(relay.fd, level, name)
+			}
+			return true
+		})
+		return value
+	}
+	testenv.Until(t, "the dial", func() bool { return dialsOf(r) == 1 })
+	if ttl, errors := option(unix.SOL_IP, unix.IP_TTL), option(unix.SOL_IP, unix.IP_RECVERR); ttl != 4 || errors != 1 {
+		t.Errorf("while it lasts it has %d hops, and is told of errors: %d", ttl, errors)
+	}
+	if c, err := l.Accept(); err == nil {
+		c.Close()
+	}
+	testenv.Until(t, "the connection", func() bool { return dialsOf(r) == 0 && len(r.relays()) == 1 })
+	if ttl, errors := option(unix.SOL_IP, unix.IP_TTL), option(unix.SOL_IP, unix.IP_RECVERR); ttl < traceTTL || errors != 0 {
+		t.Errorf("then it has %d hops, and is told of errors: %d", ttl, errors)
+	}
+}
+
 // dialsOf counts the dials that are under way.
 func dialsOf(r *rig) int {
 	n := 0
