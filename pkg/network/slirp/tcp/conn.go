@@ -26,6 +26,7 @@ type Conn struct {
 	wndAck   uint32
 	mss      uint16
 	scale    uint8 // of the peer's windows
+	scales   bool  // the peer scales windows, its own and ours
 	finQueued, finAcked,
 	waiting bool // for room
 	finSeq     uint32
@@ -96,6 +97,10 @@ func (c *Conn) Open(o Options, now time.Duration) {
 	c.sendSYN()
 }
 
+// Tell tells the time. It is to be called before what the owner does of itself (Send,
+// CloseWrite), unless an Input or a Tick has told it: they set timers.
+func (c *Conn) Tell(now time.Duration) { c.now = now }
+
 // begin sets what both ways have in common.
 func (c *Conn) begin(o Options, now time.Duration) {
 	*c = Conn{o: o, now: now, heard: now, rto: initialRTO}
@@ -112,7 +117,7 @@ func (c *Conn) begin(o Options, now time.Duration) {
 	for o.Window>>c.ownScale > 0xffff {
 		c.ownScale++
 	}
-	c.sack = true
+	c.scales, c.sack = true, true
 }
 
 // learn takes what the peer's SYN offers.
@@ -121,10 +126,10 @@ func (c *Conn) learn(s *Segment) {
 	if o.mss != 0 {
 		c.mss = min(max(o.mss, minMSS), c.o.MSS)
 	}
-	if o.scale < 0 {
-		c.ownScale = 0 // both or neither (RFC 7323, 2.2)
-	} else {
+	if c.scales = o.scale >= 0; c.scales {
 		c.scale = uint8(o.scale)
+	} else {
+		c.ownScale = 0 // both or neither (RFC 7323, 2.2)
 	}
 	c.sack = o.sack
 }
@@ -135,7 +140,7 @@ func (c *Conn) sendSYN() {
 	o := offer{mss: c.o.MSS, scale: int8(c.ownScale), sack: c.sack}
 	if c.state == synReceived {
 		h.Ack, h.Flags = c.next, SYN|ACK
-		if c.ownScale == 0 {
+		if !c.scales {
 			o.scale = -1
 		}
 	}

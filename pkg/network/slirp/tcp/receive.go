@@ -1,6 +1,9 @@
 package tcp
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // piece is what has come before its turn.
 type piece struct {
@@ -9,9 +12,16 @@ type piece struct {
 	fin    bool
 }
 
-func (p *piece) end() uint32 { return p.seq + uint32(len(p.buffer.bytes)) }
+// end is where the next begins. The end of the peer's half has a number of its own.
+func (p *piece) end() uint32 {
+	end := p.seq + uint32(len(p.buffer.bytes))
+	if p.fin {
+		end++
+	}
+	return end
+}
 
-// maxPieces bounds what waits for its turn, beside the window.
+// maxPieces bounds what waits for its turn, beside its memory (isFull).
 const maxPieces = 64
 
 // Input takes a segment of the peer. Its payload has to stay as it is until Settle,
@@ -41,7 +51,7 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 			return 0
 		}
 		c.ackDue = nowDue
-		if offset == -1 && len(s.Payload) <= 1 && c.state == established {
+		if offset == -1 && len(s.Payload) <= 1 && s.Flags&FIN == 0 && c.state == established {
 			return Probed
 		}
 		return 0
@@ -65,10 +75,11 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 }
 
 // acceptable says whether a part of a segment is within the window (RFC 9293, 3.10.7.4).
-// With no room left, one that is just outside may still acknowledge.
+// One that is just behind it may still acknowledge: it is of a peer that has sent all it
+// may (tcp_sequence in Linux).
 func (c *Conn) acceptable(offset int32, length, window uint32) bool {
 	if offset >= 0 {
-		return uint32(offset) < window || offset == 0
+		return uint32(offset) <= window
 	}
 	return offset+int32(length) > 0
 }
@@ -136,13 +147,20 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 	case advance == 0 && c.una != c.nxt && len(s.Payload) == 0 && s.Flags&FIN == 0 && wnd == c.wnd:
 		c.duplicate()
 	}
-	if moved := int32(s.Seq - c.wndSeq); moved > 0 || moved == 0 && int32(s.Ack-c.wndAck) >= 0 {
-		c.wnd, c.wndSeq, c.wndAck = wnd, s.Seq, s.Ack
+	// A window counts from what is acknowledged with it, so that news of that is news of
+	// the window also in a segment that comes late.
+	if moved := int32(s.Seq - c.wndSeq); advance > 0 || moved > 0 || moved == 0 && int32(s.Ack-c.wndAck) >= 0 {
+		c.wndSeq, c.wndAck = s.Seq, s.Ack
+		c.setWindow(wnd)
 	}
-	if c.waiting && c.room() > 0 {
+	if !c.waiting {
+		return events, true
+	}
+	if c.room() > 0 {
 		c.waiting, c.persist, c.asked, c.tries = false, 0, 0, 0
-		events |= Room
+		return events | Room, true
 	}
+	c.await()
 	return events, true
 }
 
@@ -196,15 +214,42 @@ func (c *Conn) keep(seq uint32, p []byte, fin bool) {
 	for at < len(c.later) && int32(c.later[at].seq-seq) <= 0 {
 		at++
 	}
-	end := seq + uint32(len(p))
-	if at > 0 && int32(c.later[at-1].end()-end) >= 0 || len(c.later) >= maxPieces {
+	if at > 0 {
+		before := &c.later[at-1]
+		held, n := before.buffer.bytes, len(before.buffer.bytes)
+		switch end := before.end(); {
+		case int32(end-seq) >= numbers(p, fin):
+			return
+		case end == seq && !before.fin && cap(held)-n >= len(p):
+			before.buffer.bytes, before.fin = append(held, p...), fin
+			return
+		}
+	}
+	if c.isFull() {
 		return
 	}
 	b := c.o.Pool.Get(len(p))
 	copy(b.bytes, p)
-	c.later = append(c.later, piece{})
-	copy(c.later[at+1:], c.later[at:])
-	c.later[at] = piece{seq, b, fin}
+	c.later = slices.Insert(c.later, at, piece{seq, b, fin})
+}
+
+// numbers are how many sequence numbers bytes take, with the end of a half where it is there.
+func numbers(p []byte, fin bool) int32 {
+	n := int32(len(p))
+	if fin {
+		n++
+	}
+	return n
+}
+
+// isFull says whether nothing more may be kept that is not in order. Its memory counts,
+// not its bytes, of which a buffer may have few.
+func (c *Conn) isFull() bool {
+	memory := 0
+	for _, p := range c.later {
+		memory += len(p.buffer.room)
+	}
+	return len(c.later) >= maxPieces || memory >= max(2*c.o.Window, sizes[len(sizes)-1])
 }
 
 // join puts what waited for its turn behind what is in order now.
@@ -217,7 +262,8 @@ func (c *Conn) join() {
 			break
 		}
 		c.later = c.later[1:]
-		if rest := p.buffer.bytes[min(int(behind), len(p.buffer.bytes)):]; !c.finCome && (len(rest) > 0 || p.fin) {
+		if int32(p.end()-c.next) > 0 && !c.finCome {
+			rest := p.buffer.bytes[behind:]
 			c.come.append(rest, c.o.Pool)
 			c.advance(len(rest), p.fin)
 		}
@@ -309,6 +355,7 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 	}
 	if len(c.later) > 0 && c.sack {
 		h.add(c.blocks()...)
+		h.MSS -= uint16(h.size) // the options are a part of the packet (RFC 6691)
 	}
 	c.ackDue, c.unacked = notDue, 0
 	return h

@@ -5,10 +5,9 @@ package tcp
 func (c *Conn) Room() int {
 	n := c.room()
 	if n == 0 {
-		c.waiting = true
-		if c.una == c.nxt && c.persist == 0 {
-			c.asked, c.tries = 0, 0
-			c.persist = c.now + c.rto
+		if c.state == established && !c.finQueued {
+			c.waiting = true
+			c.await()
 		}
 		return 0
 	}
@@ -17,6 +16,24 @@ func (c *Conn) Room() int {
 		n -= n % mss
 	}
 	return n
+}
+
+// await has the peer asked for room where nothing is on its way, with whose
+// acknowledgement it would tell of it.
+func (c *Conn) await() {
+	if c.una == c.nxt && c.persist == 0 {
+		c.asked, c.tries = 0, 0
+		c.persist = c.now + c.rto
+	}
+}
+
+// setWindow takes the peer's window.
+func (c *Conn) setWindow(wnd uint32) {
+	was := c.wnd
+	if c.wnd = wnd; was == 0 && wnd > 0 && c.una != c.nxt {
+		c.tries = 0
+		c.again() // the peer has had no room for it
+	}
 }
 
 // room is Room without its bounds.
@@ -41,32 +58,32 @@ func (c *Conn) room() int {
 // Send sends a buffer, which it owns from here on, of at most Room bytes. Last says that
 // it ends our half, as CloseWrite does.
 func (c *Conn) Send(b *Buffer, last bool) {
-	if !b.fits() {
-		// It stays until it is acknowledged.
-		small := c.o.Pool.Get(len(b.bytes))
-		copy(small.bytes, b.bytes)
-		c.o.Pool.Put(b)
-		b = small
-	}
 	seq := c.nxt
-	c.sent.push(b)
 	c.nxt += uint32(len(b.bytes))
 	if last {
 		c.end()
 	}
 	c.transmit(seq, b.bytes, PSH)
-	c.onWay(seq)
+	// It stays until it is acknowledged, and its memory with it: of a little there may be
+	// much, so that it is put together.
+	if b.class > 0 && b.fits() {
+		c.sent.push(b)
+	} else {
+		c.sent.append(b.bytes, c.o.Pool)
+		c.o.Pool.Put(b)
+	}
+	c.onWay()
 }
 
-// CloseWrite ends our half.
+// CloseWrite ends our half, of a connection that is open.
 func (c *Conn) CloseWrite() {
-	if c.finQueued || c.state == closed {
+	if c.finQueued || c.state != established {
 		return
 	}
 	seq := c.nxt
 	c.end()
 	c.transmit(seq, nil, 0)
-	c.onWay(seq)
+	c.onWay()
 }
 
 // end puts a FIN behind all.
@@ -76,8 +93,8 @@ func (c *Conn) end() {
 	c.waiting, c.persist = false, 0
 }
 
-// onWay notes the time of what was sent from seq on.
-func (c *Conn) onWay(seq uint32) {
+// onWay notes the time of what was sent last.
+func (c *Conn) onWay() {
 	if c.timed == 0 && !c.recovering {
 		c.timed, c.timedSeq = c.now, c.nxt
 	}
@@ -110,6 +127,9 @@ func (c *Conn) acknowledged(ack uint32) {
 	}
 	switch {
 	case c.recovering && int32(ack-c.recover) < 0:
+		if c.flight < c.threshold {
+			c.grow(n) // from one segment on, where all was lost
+		}
 		c.again() // the next that was lost (RFC 6582, 3.2)
 	case c.recovering:
 		c.recovering = false

@@ -45,6 +45,9 @@ func (c *Conn) Tick(now time.Duration) Events {
 
 // repeat sends again what nobody acknowledges (RFC 6298, 5.4).
 func (c *Conn) repeat() Events {
+	if c.state == established && c.wnd == 0 && c.heard >= c.resend-c.rto {
+		c.tries = 0 // a peer that has no room, and says so
+	}
 	if c.tries >= c.patience() {
 		return c.giveUp()
 	}
