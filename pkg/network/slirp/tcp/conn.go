@@ -62,6 +62,8 @@ type Conn struct {
 	asked     uint8         // for room, since there was some
 	probes    uint8         // that nobody answers
 	orphaned  bool
+
+	out Header // the segment that is sent, which has its memory here
 }
 
 // due says whether an acknowledgement is owed.
@@ -155,7 +157,7 @@ func (c *Conn) sendSYN() {
 		c.timed = 0
 	}
 	c.resend = c.now + c.rto
-	c.o.Wire.Transmit(&h, nil)
+	c.say(h, nil)
 }
 
 // IsClosed says whether the connection is no more, or never was.
@@ -184,7 +186,7 @@ func (c *Conn) Abort() {
 	case closed:
 		return
 	case established, synReceived:
-		c.o.Wire.Transmit(&Header{Seq: c.nxt, Ack: c.next, Flags: RST | ACK, MSS: c.mss}, nil)
+		c.say(Header{Seq: c.nxt, Ack: c.next, Flags: RST | ACK, MSS: c.mss}, nil)
 	}
 	c.Drop()
 }

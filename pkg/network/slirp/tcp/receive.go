@@ -89,7 +89,7 @@ func (c *Conn) inputSYN(s *Segment) Events {
 	acks := s.Flags&ACK != 0
 	if acks && s.Ack != c.nxt {
 		if h, ok := Refusal(s); ok {
-			c.o.Wire.Transmit(&h, nil)
+			c.say(h, nil)
 		}
 		return 0
 	}
@@ -125,7 +125,7 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 	if c.state == synReceived {
 		if s.Ack != c.nxt {
 			if h, ok := Refusal(s); ok {
-				c.o.Wire.Transmit(&h, nil)
+				c.say(h, nil)
 			}
 			return 0, false
 		}

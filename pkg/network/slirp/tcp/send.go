@@ -110,7 +110,13 @@ func (c *Conn) transmit(seq uint32, payload []byte, flags uint8) {
 		flags |= FIN
 	}
 	h := c.header(seq, flags)
-	c.o.Wire.Transmit(&h, payload)
+	c.say(h, payload)
+}
+
+// say gives a segment to the wire.
+func (c *Conn) say(h Header, payload []byte) {
+	c.out = h
+	c.o.Wire.Transmit(&c.out, payload)
 }
 
 // acknowledged takes an acknowledgement that is news.

@@ -105,7 +105,7 @@ func (c *Conn) keepAlive() Events {
 func (c *Conn) probe() {
 	c.probed = c.now
 	h := c.header(c.una-1, 0)
-	c.o.Wire.Transmit(&h, nil)
+	c.say(h, nil)
 }
 
 // giveUp closes a connection of which the peer is gone.
