@@ -154,6 +154,7 @@ func (r *relay) hostEvent(_ *loop, events uint32) {
 		r.dialled()
 		return
 	}
+	r.conn.Tell(r.tcp.now)
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		r.hostEnded = true
 	}

@@ -283,6 +283,7 @@ func (t *tcpForwarder) turn() {
 		r := t.again[0]
 		t.again = t.again[1:]
 		r.isAgain = false
+		r.conn.Tell(t.now)
 		r.pumpToGuest()
 		r.settle()
 	}
