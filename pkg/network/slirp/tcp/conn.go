@@ -82,13 +82,11 @@ func (c *Conn) Accept(o Options, s *Segment, now time.Duration) {
 	c.state = synReceived
 	c.learn(s)
 	c.next = s.Seq + 1
-	c.wnd, c.wndSeq, c.wndAck = uint32(s.Window), s.Seq, c.una
 }
 
 // Answer completes the peer's SYN.
 func (c *Conn) Answer(now time.Duration) {
-	c.now, c.heard = now, now
-	c.edge = c.next
+	c.now = now
 	c.sendSYN()
 }
 
@@ -100,7 +98,7 @@ func (c *Conn) Open(o Options, now time.Duration) {
 }
 
 // Tell tells the time. It is to be called before what the owner does of itself (Send,
-// CloseWrite), unless an Input or a Tick has told it: they set timers.
+// CloseWrite, TooBig), unless an Input or a Tick has told it: they set timers.
 func (c *Conn) Tell(now time.Duration) { c.now = now }
 
 // begin sets what both ways have in common.

@@ -21,6 +21,7 @@ func TestSYNOptions(t *testing.T) {
 		"none of IPv6":                {nil, true, 1 << 20, 1220, 0, false, []byte{2, 4, 5, 180}},
 		"a scale alone":               {[]byte{3, 3, 9}, false, 1 << 20, 536, 9, false, []byte{2, 4, 5, 180, 1, 3, 3, 5}},
 		"a scale that we do not need": {[]byte{3, 3, 9}, false, 0xffff, 536, 9, false, []byte{2, 4, 5, 180, 1, 3, 3, 0}},
+		"a scale of none":             {[]byte{3, 3, 0}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180, 1, 3, 3, 5}},
 		"a scale beyond 14":           {[]byte{3, 3, 15}, false, 1 << 16, 536, 14, false, []byte{2, 4, 5, 180, 1, 3, 3, 1}},
 		"a scale of another size":     {[]byte{3, 4, 9, 9}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"a large MSS":                 {[]byte{2, 4, 255, 255}, false, 1 << 20, 1460, 0, false, []byte{2, 4, 5, 180}},
@@ -50,7 +51,43 @@ func TestSYNOptions(t *testing.T) {
 			if r.wnd != 10<<c.scale {
 				t.Errorf("10 is taken for %d", r.wnd)
 			}
+			r.Acknowledge()
+			scale := 0
+			if n := len(c.answer); c.answer[n-3] == optionScale {
+				scale = int(c.answer[n-1])
+			}
+			if got, want := int(r.said[1].Window)<<scale, min(c.window, 0xffff<<scale); got != want || r.edge != r.next+uint32(want) {
+				t.Errorf("a window of %d, to %d, want %d", got, r.edge-r.next, want)
+			}
 		})
+	}
+}
+
+func TestOurSideMayTakeLessThanThePeer(t *testing.T) {
+	r := newRig(t)
+	r.accept(nil, func(o *Options) { o.MSS = 400 })
+	if r.mss != 400 {
+		t.Errorf("pieces of %d", r.mss)
+	}
+}
+
+func TestAnAnswerMayComeLate(t *testing.T) {
+	r := newRig(t)
+	r.Accept(r.options(nil), &Segment{Seq: peers - 1, Flags: SYN, Window: 0xffff, Options: plain}, r.at)
+	if r.Due() != 0 {
+		t.Error("waits before it has answered")
+	}
+	r.at += 30 * time.Second
+	r.una, r.nxt = ours-1, ours
+	r.Answer(r.at)
+	if r.after() != time.Second {
+		t.Errorf("answers again after %v", r.after())
+	}
+	r.tick()
+	r.at += 10 * time.Millisecond
+	r.in(ACK, 0, 0, "")
+	if r.rto != 2*time.Second {
+		t.Errorf("a timeout of %v from one of two answers", r.rto)
 	}
 }
 
@@ -91,6 +128,9 @@ func TestWeOpen(t *testing.T) {
 	open := func(t *testing.T) *rig {
 		r := newRig(t)
 		r.Open(r.options(nil), r.at)
+		if got, want := r.said[0].options[:r.said[0].size], []byte{2, 4, 5, 180, 1, 1, 4, 2, 1, 3, 3, 5}; !bytes.Equal(got, want) {
+			t.Errorf("asks with % d, want % d", got, want)
+		}
 		r.said[0].Seq, r.una, r.nxt, r.timedSeq = ours-1, ours-1, ours, ours
 		r.hears("S -1")
 		return r
@@ -121,6 +161,9 @@ func TestWeOpen(t *testing.T) {
 			}
 			switch c.state {
 			case established:
+				if r.mss != 1460 || r.scale != 7 || !r.sack {
+					t.Errorf("MSS %d, scale %d: not what the answer says", r.mss, r.scale)
+				}
 				if r.wnd != 500 || r.Room() != 500 || r.after() != 2*time.Hour {
 					t.Errorf("a window of %d, want one that is not scaled; due in %v", r.wnd, r.after())
 				}

@@ -131,8 +131,6 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 		}
 		c.state = established
 		events = Opened
-		// The SYN's acknowledgement is the peer's window's first word.
-		c.wndSeq, c.wndAck = s.Seq, s.Ack
 	}
 	wnd := uint32(s.Window) << c.scale
 	switch {
