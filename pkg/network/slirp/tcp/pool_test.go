@@ -35,6 +35,39 @@ func TestPoolKeepsWhatIsWorthIt(t *testing.T) {
 	}
 }
 
+func TestMemoryGoesBackToThePool(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(r *rig)
+		want int // small buffers
+	}{
+		"of what was taken":             {func(r *rig) { r.in(ACK, 0, 0, "abc"); r.take() }, 1},
+		"of what has waited":            {func(r *rig) { r.in(ACK, 3, 0, "d"); r.in(ACK, 0, 0, "abc"); r.take() }, 2},
+		"of what has waited in vain":    {func(r *rig) { r.in(ACK, 1, 0, "b"); r.in(ACK, 0, 0, "abc"); r.take() }, 2},
+		"of what waits, at the end":     {func(r *rig) { r.in(ACK, 3, 0, "d"); r.in(ACK, 6, 0, "g"); r.Drop() }, 2},
+		"of what has come, at the end":  {func(r *rig) { r.in(ACK, 0, 0, "abc"); r.Drop(); r.Release() }, 1},
+		"of what was acknowledged":      {func(r *rig) { r.send("abc"); r.in(ACK, 0, 3, "") }, 2},
+		"of what is sent, at the end":   {func(r *rig) { r.send("abc"); r.Abort() }, 2},
+		"of what a reset has made vain": {func(r *rig) { r.send("abc"); r.in(RST, 0, 0, "") }, 2},
+		"not of what is on its way":     {func(r *rig) { r.send("abc") }, 1},
+		"not of what waits":             {func(r *rig) { r.in(ACK, 0, 0, "abc"); r.in(ACK, 5, 0, "f") }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := accepted(t)
+			c.do(r)
+			seen := map[*Buffer]bool{}
+			for b := r.pool.free[0]; b != nil; b = b.next {
+				if seen[b] {
+					t.Fatal("a buffer is there twice")
+				}
+				seen[b] = true
+			}
+			if len(seen) != c.want || r.pool.kept[0] != c.want {
+				t.Errorf("%d buffers are there, want %d", len(seen), c.want)
+			}
+		})
+	}
+}
+
 // BenchmarkStream moves a stream in both directions, as frames of 60 KB.
 func BenchmarkStream(b *testing.B) {
 	r := accepted(b)

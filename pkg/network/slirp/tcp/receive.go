@@ -344,12 +344,10 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 	h := Header{Seq: seq, Ack: c.next, Flags: flags | ACK, MSS: c.mss}
 	window := min(c.free()>>c.ownScale, 0xffff)
 	h.Window = uint16(window)
-	// The window never takes back what was offered; a smaller one is said when that is
-	// used up.
-	if edge := c.next + uint32(window)<<c.ownScale; int32(edge-c.edge) >= 0 {
+	// What was offered is never taken back, as what comes of it takes its own room: but for
+	// what the scale cannot say.
+	if edge := c.next + uint32(window)<<c.ownScale; int32(edge-c.edge) > 0 {
 		c.edge = edge
-	} else {
-		h.Window = uint16((c.edge - c.next) >> c.ownScale)
 	}
 	if len(c.later) > 0 && c.sack {
 		h.add(c.blocks()...)

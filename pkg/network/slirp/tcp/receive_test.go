@@ -281,6 +281,8 @@ func TestTheWindowOpensWhenItIsWorthASegment(t *testing.T) {
 	}{
 		"two segments":                  {60000, 1000, 50000, []int{1999, 1}, []bool{false, false}},
 		"two segments of a closed one":  {60000, 1000, 60000, []int{1000, 999, 1}, []bool{false, false, true}},
+		"not where a quarter is left":   {60000, 1000, 45000, []int{45000}, []bool{false}},
+		"not before it is twice":        {60000, 1000, 50000, []int{10000, 2}, []bool{false, true}},
 		"half of a small window":        {1000, 1460, 1000, []int{499, 1}, []bool{false, true}},
 		"what has room enough goes on":  {60000, 1000, 30000, []int{30000}, []bool{false}},
 		"all of it":                     {60000, 1000, 60000, []int{60000}, []bool{true}},
@@ -317,6 +319,19 @@ func TestTheWindowOpensWhenItIsWorthASegment(t *testing.T) {
 			t.Error("room is told of where nothing comes any more")
 		}
 	})
+}
+
+func TestAQuarterOfTheWindowIsAcknowledgedAtOnce(t *testing.T) {
+	r := accepted(t, func(o *Options) { o.Window = 1000 })
+	for _, c := range []struct {
+		size int
+		want bool
+	}{{249, false}, {1, true}} {
+		r.in(ACK, r.come.size, 0, strings.Repeat("x", c.size))
+		if soon, now := r.Owed(); !soon || now != c.want {
+			t.Errorf("%d bytes: soon %v, now %v", r.come.size, soon, now)
+		}
+	}
 }
 
 func TestTheWindowIsNeverTakenBack(t *testing.T) {
@@ -471,8 +486,8 @@ func TestWhatWaitsIsBoundedByItsMemory(t *testing.T) {
 		if got := len(r.take()); got != 50101 {
 			t.Errorf("%d bytes came", got)
 		}
-		if got := memory(r); got != 0 {
-			t.Errorf("%d bytes of memory wait for nothing", got)
+		if r.later != nil {
+			t.Errorf("%d bytes of memory wait for nothing", memory(r))
 		}
 	})
 	t.Run("but not of what is there", func(t *testing.T) {

@@ -22,7 +22,6 @@ func (c *Conn) Room() int {
 // acknowledgement it would tell of it.
 func (c *Conn) await() {
 	if c.una == c.nxt && c.persist == 0 {
-		c.asked, c.tries = 0, 0
 		c.persist = c.now + c.rto
 	}
 }

@@ -284,6 +284,9 @@ func TestAfterSilenceTheFlightBeginsAnew(t *testing.T) {
 	r.forget()
 	r.tick()
 	r.hears("PA 0:1000 ack 0")
+	if r.Room() != 0 {
+		t.Error("room beside what is lost")
+	}
 	if r.threshold != 12000 {
 		t.Errorf("a threshold of %d, want half of what was on its way", r.threshold)
 	}
