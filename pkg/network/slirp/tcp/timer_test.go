@@ -106,6 +106,23 @@ func TestTheTimeoutIsLearned(t *testing.T) {
 	}
 }
 
+func TestOneOfSeveralOnTheirWayIsTimed(t *testing.T) {
+	r := accepted(t)
+	r.send("abc")
+	r.at += 100 * time.Millisecond
+	r.Tell(r.at)
+	r.send("def")
+	r.at += 100 * time.Millisecond
+	r.in(ACK, 0, 2, "")
+	if r.rto != initialRTO && r.rto != minRTO {
+		t.Errorf("a timeout of %v from a part of it", r.rto)
+	}
+	r.in(ACK, 0, 3, "")
+	if r.rto != 600*time.Millisecond {
+		t.Errorf("a timeout of %v, want one of 200 ms, and half of it four times", r.rto)
+	}
+}
+
 func TestAnAnswerToOneOfTwoTeachesNothing(t *testing.T) {
 	r := newRig(t)
 	r.established()
@@ -180,6 +197,17 @@ func TestRoomIsAskedFor(t *testing.T) {
 		r.Room()
 		if r.persist != 0 {
 			t.Error("it is asked for")
+		}
+	})
+	t.Run("and an end is sent as often as if it had not been", func(t *testing.T) {
+		r := newRig(t)
+		r.established()
+		r.window(ACK, 0, 0, 0, "")
+		r.Room()
+		r.waits(5)
+		r.CloseWrite()
+		if got, events := r.waits(100); len(got) != maxRetransmits+1 || events != TimedOut {
+			t.Errorf("sent again %d times, events %08b", len(got)-1, events)
 		}
 	})
 	t.Run("not once our half has ended", func(t *testing.T) {
