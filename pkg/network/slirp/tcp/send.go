@@ -172,7 +172,6 @@ func (c *Conn) duplicate() {
 
 // lost notes that something of what is on its way was lost.
 func (c *Conn) lost() {
-	c.duplicates = 0
 	c.threshold = max((c.nxt-c.una)/2, 2*uint32(c.mss))
 	c.recovering, c.recover = true, c.nxt
 	c.timed = 0 // an acknowledgement may now be of either (Karn's algorithm)

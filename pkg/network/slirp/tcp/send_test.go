@@ -353,3 +353,16 @@ func TestANarrowerLinkCutsWhatIsSent(t *testing.T) {
 		})
 	}
 }
+
+func TestANarrowerLinkHasAllSentAgain(t *testing.T) {
+	r := accepted(t)
+	r.send(strings.Repeat("x", 2000))
+	r.send(strings.Repeat("y", 2000))
+	r.forget()
+	r.TooBig(ours, 1000)
+	r.hears("PA 0:2000 ack 0")
+	r.expect(r.in(ACK, 0, 2000, ""), 0)
+	r.hears("PA 2000:4000 ack 0")
+	r.expect(r.in(ACK, 0, 4000, ""), Acknowledged)
+	r.hears()
+}

@@ -4,9 +4,6 @@ import "time"
 
 // Due is when Tick is to be called, at the latest; 0 is never. It may be called sooner.
 func (c *Conn) Due() time.Duration {
-	if c.state == closed {
-		return 0
-	}
 	at := c.resend
 	for _, t := range [...]time.Duration{c.persist, c.silence()} {
 		if t != 0 && (at == 0 || t < at) {

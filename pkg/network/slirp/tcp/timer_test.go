@@ -270,3 +270,18 @@ func TestASilentPeerIsProbed(t *testing.T) {
 		t.Error("probed where it is not asked for")
 	}
 }
+
+func TestASilentPeerIsNotProbedWhileSomethingElseAsksIt(t *testing.T) {
+	r := newRig(t)
+	r.established()
+	r.SetIdle(time.Millisecond)
+	r.send("abc")
+	if r.after() != minRTO {
+		t.Errorf("probed after %v, while bytes are on their way", r.after())
+	}
+	r.window(ACK, 0, 3, 0, "")
+	r.Room()
+	if r.after() != minRTO {
+		t.Errorf("probed after %v, while room is asked for", r.after())
+	}
+}
