@@ -19,6 +19,10 @@ func TestPoolKeepsWhatIsWorthIt(t *testing.T) {
 	if p.Get(20) != b {
 		t.Error("a buffer that was put back is not used")
 	}
+	if p.kept[0] != 0 {
+		t.Errorf("%d buffers are kept, and in use", p.kept[0])
+	}
+	p.Put(b)
 	var all []*Buffer
 	for range spare/sizes[2] + 5 {
 		all = append(all, p.Get(sizes[2]))
@@ -65,6 +69,30 @@ func TestMemoryGoesBackToThePool(t *testing.T) {
 				t.Errorf("%d buffers are there, want %d", len(seen), c.want)
 			}
 		})
+	}
+}
+
+func TestWhatFillsItsBufferIsNotCopied(t *testing.T) {
+	for size, copied := range map[int]bool{60000: false, 8193: false, 8192: true, 10: true} {
+		r := newRig(t)
+		r.accept(synOptions)
+		r.window(ACK, 0, 0, 0xffff, "")
+		b := r.pool.Get(60000)
+		b.Cut(size)
+		r.Send(b, false)
+		if got := r.Conn.sent.front != b; got != copied {
+			t.Errorf("%d bytes are copied: %v", size, got)
+		}
+	}
+}
+
+func TestWhatIsGivenUpIsNotTaken(t *testing.T) {
+	r := accepted(t)
+	r.Input(&Segment{Seq: peers, Ack: ours, Flags: ACK, Payload: []byte("abc")}, r.at)
+	r.Drop()
+	r.Release()
+	if len(r.Peek()) != 0 || r.Settle(nil) {
+		t.Errorf("%q may be taken", r.Peek())
 	}
 }
 
