@@ -23,6 +23,9 @@ type refusal struct {
 	payload    []byte // nil where not all of it is known
 }
 
+// minPathMTU is the least MTU of an IPv4 path that is believed.
+const minPathMTU = 552
+
 // complaint says that a TCP segment from outside does not reach its destination.
 type complaint struct {
 	key flowKey
@@ -97,7 +100,12 @@ func (q *quoted) complaint() (complaint, bool) {
 		remote: netip.AddrPortFrom(q.sender, binary.BigEndian.Uint16(q.transport)),
 	}, seq: binary.BigEndian.Uint32(q.transport[4:])}
 	if q.isTooBig() {
-		c.mtu = max(q.mtu, 1) // routers of before RFC 1191 name none
+		// Routers of before RFC 1191 name none. What is less than any link has is taken for
+		// the least that Linux believes (min_pmtu in net/ipv4/route.c; RFC 8200, 5).
+		c.mtu = max(q.mtu, minPathMTU)
+		if q.at.Is6() {
+			c.mtu = max(q.mtu, minIPv6MTU)
+		}
 	}
 	return c, true
 }
@@ -109,6 +117,7 @@ func (t *tcpForwarder) refused(c *complaint) bool {
 	case r == nil:
 		return false
 	case c.mtu != 0:
+		r.conn.Tell(t.now)
 		r.conn.TooBig(c.seq, c.mtu)
 		r.settle()
 	case r.opening != nil:

@@ -97,8 +97,8 @@ func (t *tcpForwarder) input(d *datagram, frame *tcp.Buffer) (kept bool) {
 	key := flowKey{d.src, d.dst}
 	r := t.relays[key]
 	if r != nil && r.closed && s.Opens() {
-		// The namespace has done with that connection, if its end is not known here.
-		r.conn.Abort()
+		// The namespace has done with that connection, of which the end is not known here.
+		r.conn.Drop()
 		r.settle()
 		r = nil
 	}
