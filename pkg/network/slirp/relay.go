@@ -59,6 +59,9 @@ type relay struct {
 	// hostBlocked says that the socket has no room, hostEnded that there may be its end
 	// of stream or an error behind what it holds, so that reading that is not enough.
 	hostBlocked, hostEnded bool
+	// urgent says that the host has sent urgent data, at which reading stops though there
+	// is more behind it.
+	urgent bool
 	// guestBlocked says that the guest has no room, deaf that the loop does not wait
 	// for the socket to be readable.
 	guestBlocked, deaf bool
@@ -75,7 +78,7 @@ type relay struct {
 const fairShare = 1 << 20
 
 // hostEvents are the events of a host socket that a relay waits for.
-const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+const hostEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 // newRelay returns a relay that owns nothing yet.
 func (t *tcpForwarder) newRelay(key flowKey, mac macAddr) *relay {
@@ -158,6 +161,7 @@ func (r *relay) hostEvent(_ *loop, events uint32) {
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		r.hostEnded = true
 	}
+	r.urgent = r.urgent || events&unix.EPOLLPRI != 0
 	if events&unix.EPOLLERR != 0 && r.toGuestDone && linux.SocketError(r.fd) != nil {
 		r.close(r.conn.HasAll())
 	}
@@ -342,7 +346,7 @@ func (r *relay) pumpToGuest() {
 			return
 		}
 		b.Cut(n)
-		drained := n < room
+		drained := n < room && !r.urgent
 		last := drained && r.isHostAtEnd()
 		r.conn.Send(b, last)
 		if last {
@@ -404,7 +408,7 @@ func (r *relay) listenToHost(on bool) {
 	}
 	events := uint32(hostEvents)
 	if !on {
-		events &^= unix.EPOLLIN | unix.EPOLLRDHUP
+		events &^= unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
 	}
 	if r.tcp.loop.modify(r.fd, events) == nil {
 		r.deaf = !on

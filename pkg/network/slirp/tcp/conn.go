@@ -40,7 +40,9 @@ type Conn struct {
 	// Receiving.
 	next, edge uint32
 	ownScale   uint8
-	sack       bool // the peer takes SACK
+	sack       bool   // the peer takes SACK
+	stamps     bool   // both tell of their clocks (RFC 7323)
+	peerClock  uint32 // as the last segment in order has told it
 	finCome    bool
 	ackDue     due
 	unacked    int    // bytes since the last acknowledgement
@@ -117,7 +119,7 @@ func (c *Conn) begin(o Options, now time.Duration) {
 	for o.Window>>c.ownScale > 0xffff {
 		c.ownScale++
 	}
-	c.scales, c.sack = true, true
+	c.scales, c.sack, c.stamps = true, true, true
 }
 
 // learn takes what the peer's SYN offers.
@@ -132,12 +134,19 @@ func (c *Conn) learn(s *Segment) {
 		c.ownScale = 0 // both or neither (RFC 7323, 2.2)
 	}
 	c.sack = o.sack
+	if c.stamps = o.stamps; c.stamps {
+		c.peerClock = o.stamp
+		c.mss -= roomForStamps
+	}
 }
+
+// clock is ours, in milliseconds of any beginning.
+func (c *Conn) clock() uint32 { return uint32(c.now / time.Millisecond) }
 
 // sendSYN sends a SYN, with an acknowledgement of the peer's where there is one.
 func (c *Conn) sendSYN() {
 	h := Header{Seq: c.una, Flags: SYN, MSS: c.mss}
-	o := offer{mss: c.o.MSS, scale: int8(c.ownScale), sack: c.sack}
+	o := offer{mss: c.o.MSS, scale: int8(c.ownScale), sack: c.sack, stamps: c.stamps, stamp: c.clock(), echo: c.peerClock}
 	if c.state == synReceived {
 		h.Ack, h.Flags = c.next, SYN|ACK
 		if !c.scales {

@@ -16,7 +16,7 @@ func TestSYNOptions(t *testing.T) {
 		sack    bool
 		answer  []byte
 	}{
-		"Linux's":                     {synOptions, false, 1 << 20, 1460, 7, true, []byte{2, 4, 5, 180, 1, 1, 4, 2, 1, 3, 3, 5}},
+		"Linux's":                     {synOptions, false, 1 << 20, 1448, 7, true, []byte{2, 4, 5, 180, 1, 1, 4, 2, 1, 1, 8, 10, 0, 0x36, 0xee, 0x80, 0, 0, 0, 1, 1, 3, 3, 5}},
 		"none":                        {nil, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"none of IPv6":                {nil, true, 1 << 20, 1220, 0, false, []byte{2, 4, 5, 180}},
 		"a scale alone":               {[]byte{3, 3, 9}, false, 1 << 20, 536, 9, false, []byte{2, 4, 5, 180, 1, 3, 3, 5}},
@@ -30,6 +30,8 @@ func TestSYNOptions(t *testing.T) {
 		"SACK of another size":        {[]byte{4, 3, 0, 1}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"an end before others":        {[]byte{0, 2, 4, 1, 0}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"one without a size":          {[]byte{1, 2}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
+		"stamps of another size":      {[]byte{8, 9, 0, 0, 0, 1, 0, 0, 0}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
+		"stamps alone":                {[]byte{8, 10, 0, 0, 0, 7, 0, 0, 0, 0}, false, 1 << 20, 524, 0, false, []byte{2, 4, 5, 180, 1, 1, 8, 10, 0, 0x36, 0xee, 0x80, 0, 0, 0, 7}},
 		"one with a size of none":     {[]byte{8, 0, 2, 4, 1, 0}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"one that is cut off":         {[]byte{2, 4, 1}, false, 1 << 20, 536, 0, false, []byte{2, 4, 5, 180}},
 		"unknown ones":                {[]byte{253, 2, 4, 2}, false, 1 << 20, 536, 0, true, []byte{2, 4, 5, 180, 1, 1, 4, 2}},
@@ -128,7 +130,7 @@ func TestWeOpen(t *testing.T) {
 	open := func(t *testing.T) *rig {
 		r := newRig(t)
 		r.Open(r.options(nil), r.at)
-		if got, want := r.said[0].options[:r.said[0].size], []byte{2, 4, 5, 180, 1, 1, 4, 2, 1, 3, 3, 5}; !bytes.Equal(got, want) {
+		if got, want := r.said[0].options[:r.said[0].size], []byte{2, 4, 5, 180, 1, 1, 4, 2, 1, 1, 8, 10, 0, 0x36, 0xee, 0x80, 0, 0, 0, 0, 1, 3, 3, 5}; !bytes.Equal(got, want) {
 			t.Errorf("asks with % d, want % d", got, want)
 		}
 		r.said[0].Seq, r.una, r.nxt, r.timedSeq = ours-1, ours-1, ours, ours
@@ -142,7 +144,7 @@ func TestWeOpen(t *testing.T) {
 		said   []string
 		state  state
 	}{
-		"an answer":                 {func(*Segment) {}, Opened, []string{"A 0 ack 0"}, established},
+		"an answer":                 {func(*Segment) {}, Opened, []string{"A 0 ack 0 at 0 of 1"}, established},
 		"one to another SYN":        {func(s *Segment) { s.Ack++ }, 0, []string{"R 1"}, synSent},
 		"an acknowledgement alone":  {func(s *Segment) { s.Flags = ACK }, 0, nil, synSent},
 		"a refusal":                 {func(s *Segment) { s.Flags = RST | ACK }, Reset, nil, closed},
@@ -161,7 +163,7 @@ func TestWeOpen(t *testing.T) {
 			}
 			switch c.state {
 			case established:
-				if r.mss != 1460 || r.scale != 7 || !r.sack {
+				if r.mss != 1448 || r.scale != 7 || !r.sack {
 					t.Errorf("MSS %d, scale %d: not what the answer says", r.mss, r.scale)
 				}
 				if r.wnd != 500 || r.Room() != 500 || r.after() != 2*time.Hour {
@@ -242,4 +244,47 @@ func TestAHeaderIsReadAsItWasWritten(t *testing.T) {
 			t.Errorf("flags %05b open: %v", flags, s.Opens())
 		}
 	}
+}
+
+// stamps are the option of a segment, at a time of the peer's clock.
+func stamps(clock byte) []byte { return []byte{1, 1, 8, 10, 0, 0, 0, clock, 0, 0, 0, 0} }
+
+// Each segment tells our clock, and the peer's as the last in order has told it.
+func TestClocksAreTold(t *testing.T) {
+	r := newRig(t)
+	r.accept(append(stamps(1), plain...))
+	r.forget()
+	comes := func(seq, ack int, options []byte, payload string) {
+		t.Helper()
+		r.at += 10 * time.Millisecond
+		r.Input(&Segment{Seq: peers + uint32(seq), Ack: ours + uint32(ack), Flags: ACK, Window: 0xffff, Options: options, Payload: []byte(payload)}, r.at)
+		r.Settle(nil)
+		r.Acknowledge()
+	}
+	comes(0, 0, stamps(2), "")
+	r.hears("A 0 ack 0 at 10 of 2")
+	comes(0, 0, stamps(3), "abc")
+	r.hears("A 0 ack 3 at 20 of 3")
+	comes(3, 0, []byte{8, 10, 0, 0, 0, 4, 0, 0, 0, 0}, "def") // written otherwise
+	r.hears("A 0 ack 6 at 30 of 4")
+	comes(6, 0, nil, "ghi") // as no kernel does
+	r.hears("A 0 ack 9 at 40 of 4")
+	comes(20, 0, stamps(6), "late") // before its turn
+	r.hears("A 0 ack 9 at 50 of 4 sack 20-24")
+	comes(30, 0, stamps(7), "late")
+	comes(40, 0, stamps(8), "late")
+	r.forget()
+	comes(50, 0, stamps(9), "late") // of which there is no room to tell
+	r.hears("A 0 ack 9 at 80 of 4 sack 20-24 sack 30-34 sack 40-44")
+	if h := r.header(r.nxt, 0); h.size > MaxHeaderSize-HeaderSize || int(h.MSS)+h.size != 1460 {
+		t.Errorf("pieces of %d bytes beside %d of options", h.MSS, h.size)
+	}
+}
+
+// Who does not tell its own is told nothing.
+func TestClocksAreNotToldToWhoTellsNone(t *testing.T) {
+	r := accepted(t)
+	r.Input(&Segment{Seq: peers, Ack: ours, Flags: ACK, Window: 0xffff, Options: stamps(2)}, r.at)
+	r.Acknowledge()
+	r.hears("A 0 ack 0")
 }

@@ -56,6 +56,11 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 		}
 		return 0
 	}
+	if c.stamps && offset <= 0 {
+		if stamp, ok := s.stamp(); ok {
+			c.peerClock = stamp
+		}
+	}
 	switch {
 	case s.Flags&RST != 0:
 		if offset != 0 {
@@ -342,6 +347,9 @@ func (c *Conn) Acknowledge() {
 // header is that of the next segment, which acknowledges all that has come.
 func (c *Conn) header(seq uint32, flags uint8) Header {
 	h := Header{Seq: seq, Ack: c.next, Flags: flags | ACK, MSS: c.mss}
+	if c.stamps {
+		h.addStamps(c.clock(), c.peerClock)
+	}
 	window := min(c.free()>>c.ownScale, 0xffff)
 	h.Window = uint16(window)
 	// What was offered is never taken back, as what comes of it takes its own room: but for
@@ -350,8 +358,9 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 		c.edge = edge
 	}
 	if len(c.later) > 0 && c.sack {
+		before := h.size
 		h.add(c.blocks()...)
-		h.MSS -= uint16(h.size) // the options are a part of the packet (RFC 6691)
+		h.MSS -= uint16(h.size - before) // the options are a part of the packet (RFC 6691)
 	}
 	c.ackDue, c.unacked = notDue, 0
 	return h
@@ -359,7 +368,11 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 
 // blocks are the option that tells of what has come before its turn (RFC 2018).
 func (c *Conn) blocks() []byte {
-	option := make([]byte, 2, 2+maxSACKBlocks*sizeOfSACKBlock)
+	most := maxSACKBlocks
+	if c.stamps {
+		most-- // which take its room
+	}
+	option := make([]byte, 2, 2+most*sizeOfSACKBlock)
 	for i := 0; i < len(c.later) && len(option) < cap(option); {
 		from, to := c.later[i].seq, c.later[i].end()
 		for i++; i < len(c.later) && int32(c.later[i].seq-to) <= 0; i++ {

@@ -162,7 +162,8 @@ func (r *rig) hears(want ...string) {
 
 // text is a segment of ours: flags, numbers that count from the beginnings, and what it
 // holds: "PA 0:5 ack 7 abcde". Of more than 20 bytes only their number is said. A block of
-// SACK is "sack 7-9".
+// SACK is "sack 7-9"; timestamps are "at 5 of 7", in milliseconds of the rig's time and of
+// what the peer has told.
 func text(h *Header, payload []byte) string {
 	var b strings.Builder
 	for i, name := range "FSRPA" {
@@ -182,7 +183,10 @@ func text(h *Header, payload []byte) string {
 			p = p[1:]
 			continue
 		}
-		for at := 2; at < int(p[1]); at += sizeOfSACKBlock {
+		if p[0] == optionStamps {
+			fmt.Fprintf(&b, " at %d of %d", time.Duration(binary.BigEndian.Uint32(p[2:]))-time.Hour/time.Millisecond, binary.BigEndian.Uint32(p[6:]))
+		}
+		for at := 2; p[0] == optionSACK && at < int(p[1]); at += sizeOfSACKBlock {
 			fmt.Fprintf(&b, " sack %d-%d", int32(binary.BigEndian.Uint32(p[at:])-peers), int32(binary.BigEndian.Uint32(p[at+4:])-peers))
 		}
 		p = p[p[1]:]

@@ -32,6 +32,9 @@ const (
 	sizeMSS         = 4
 	sizeScale       = 3
 	sizeSACKWell    = 2
+	optionStamps    = 8
+	sizeStamps      = 10
+	roomForStamps   = 12 // with what aligns them
 	sizeOfSACKBlock = 8
 	maxScale        = 14 // RFC 7323, 2.3
 )
@@ -74,6 +77,10 @@ type offer struct {
 	mss   uint16 // 0 is not said
 	scale int8   // -1 is not said
 	sack  bool
+
+	stamps bool
+	stamp  uint32 // the sender's clock
+	echo   uint32 // what it has of the other's
 }
 
 // offer reads the options of a SYN. What is broken ends them.
@@ -94,10 +101,22 @@ func (s *Segment) offer() offer {
 			o.scale = int8(min(p[2], maxScale))
 		case p[0] == optionSACKWell && size == sizeSACKWell:
 			o.sack = true
+		case p[0] == optionStamps && size == sizeStamps:
+			o.stamps, o.stamp = true, binary.BigEndian.Uint32(p[2:])
 		}
 		p = p[p[1]:]
 	}
 	return o
+}
+
+// stamp is the peer's clock in a segment of an open connection.
+func (s *Segment) stamp() (value uint32, ok bool) {
+	// As all kernels write it (RFC 7323, appendix A).
+	if p := s.Options; len(p) >= roomForStamps && p[0] == optionNone && p[1] == optionNone && p[2] == optionStamps && p[3] == sizeStamps {
+		return binary.BigEndian.Uint32(p[4:]), true
+	}
+	o := s.offer()
+	return o.stamp, o.stamps
 }
 
 // Header is that of a segment of ours, but for the ports.
@@ -143,9 +162,20 @@ func (h *Header) offer(o offer) {
 	if o.sack {
 		h.add(optionSACKWell, sizeSACKWell)
 	}
+	if o.stamps {
+		h.addStamps(o.stamp, o.echo)
+	}
 	if o.scale >= 0 {
 		h.add(optionScale, sizeScale, uint8(o.scale))
 	}
+}
+
+// addStamps appends our clock, and what we have of the peer's.
+func (h *Header) addStamps(stamp, echo uint32) {
+	b := [sizeStamps]byte{optionStamps, sizeStamps}
+	binary.BigEndian.PutUint32(b[2:], stamp)
+	binary.BigEndian.PutUint32(b[6:], echo)
+	h.add(b[:]...)
 }
 
 // Refusal is the answer to a segment that belongs to no connection (RFC 9293, 3.10.7.1).

@@ -204,6 +204,9 @@ func (c *Conn) TooBig(seq uint32, mtu int) {
 	if c.o.IPv6 {
 		headers += 20
 	}
+	if c.stamps {
+		headers += roomForStamps
+	}
 	if mss := max(mtu-headers, minMSS); mss < int(c.mss) {
 		c.mss = uint16(mss)
 		c.recovering, c.recover, c.timed = true, c.nxt, 0

@@ -29,8 +29,10 @@
 //   - The network between the ends has no queue to be fair to, so the first flight is
 //     as large as any (initialFlight). What is lost all the same, in a queue inside the
 //     namespace, halves it (RFC 5681).
-//   - No timestamps are offered: nothing that was sent long ago is still on its way.
-//     SACK (RFC 2018) is told to the peer, which recovers sooner by it; what the peer
+//   - Timestamps (RFC 7323) are there for the peer, which measures by them, and uses a
+//     port again sooner that is in TIME-WAIT. What they protect from is not on this way:
+//     nothing that was sent long ago is still to come.
+//   - SACK (RFC 2018) is told to the peer, which recovers sooner by it; what the peer
 //     tells of it is not looked at, as a flight is a few frames.
 //   - There is no TIME-WAIT. A connection whose both ends are acknowledged is
 //     forgotten; should the last ACK be lost, the peer's FIN is answered by a reset,
