@@ -32,7 +32,7 @@ func BenchmarkInspect(b *testing.B) {
 	var f finding
 	b.ReportAllocs()
 	for b.Loop() {
-		if in.inspect(frame, vnetHeader{flags: vnetNeedsChecksum}, &f) != toStack {
+		if in.inspect(frame, vnetHeader{flags: vnetNeedsChecksum}, &f) != toTCP {
 			b.Fatal("dropped")
 		}
 	}
