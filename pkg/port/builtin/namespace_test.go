@@ -109,7 +109,7 @@ func TestADriverAloneForwardsIntoANamespaceThatAFileNames(t *testing.T) {
 		if a.do(func() { netns, err = os.Open("/proc/thread-self/ns/net") }); err != nil {
 			t.Fatal(err)
 		}
-		defer netns.Close()
+		t.Cleanup(func() { netns.Close() }) // after the driver, which makes sockets ahead
 		var service net.Addr
 		a.do(func() { service, _ = serveTCP(t, "127.0.0.1:80", echo) })
 		if service == nil {
