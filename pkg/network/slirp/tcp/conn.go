@@ -42,13 +42,14 @@ type Conn struct {
 	ownScale   uint8
 	sack       bool   // the peer takes SACK
 	stamps     bool   // both tell of their clocks (RFC 7323)
-	peerClock  uint32 // as the last segment in order has told it
+	peerClock  uint32 // as the first segment has told it that is not acknowledged yet
 	finCome    bool
 	ackDue     due
 	unacked    int    // bytes since the last acknowledgement
 	come       queue  // up to next, but for fresh
 	fresh      []byte // the last of it, in the memory of its segment
 	later      []piece
+	latest     uint32 // of what came last of it
 
 	// Times, since any beginning. 0 is not set.
 	now       time.Duration
@@ -64,6 +65,8 @@ type Conn struct {
 	asked     uint8         // for room, since there was some
 	probes    uint8         // that nobody answers
 	orphaned  bool
+
+	challenged time.Duration // when what cannot be right was last answered
 
 	out Header // the segment that is sent, which has its memory here
 }
@@ -90,6 +93,7 @@ func (c *Conn) Accept(o Options, s *Segment, now time.Duration) {
 func (c *Conn) Answer(now time.Duration) {
 	c.now = now
 	c.sendSYN()
+	c.timed, c.timedSeq = now, c.nxt
 }
 
 // Open begins a connection, with a SYN of ours.
@@ -97,6 +101,7 @@ func (c *Conn) Open(o Options, now time.Duration) {
 	c.begin(o, now)
 	c.state = synSent
 	c.sendSYN()
+	c.timed, c.timedSeq = now, c.nxt
 }
 
 // Tell tells the time. It is to be called before what the owner does of itself (Send,
@@ -143,7 +148,8 @@ func (c *Conn) learn(s *Segment) {
 // clock is ours, in milliseconds of any beginning.
 func (c *Conn) clock() uint32 { return uint32(c.now / time.Millisecond) }
 
-// sendSYN sends a SYN, with an acknowledgement of the peer's where there is one.
+// sendSYN sends a SYN, with an acknowledgement of the peer's where there is one. The
+// answer to one of several is not timed (Karn's algorithm).
 func (c *Conn) sendSYN() {
 	h := Header{Seq: c.una, Flags: SYN, MSS: c.mss}
 	o := offer{mss: c.o.MSS, scale: int8(c.ownScale), sack: c.sack, stamps: c.stamps, stamp: c.clock(), echo: c.peerClock}
@@ -158,12 +164,7 @@ func (c *Conn) sendSYN() {
 	h.Window = uint16(window)
 	c.edge = c.next + uint32(window)
 	h.offer(o)
-	if c.tries == 0 {
-		c.timed, c.timedSeq = c.now, c.nxt
-	} else {
-		c.timed = 0
-	}
-	c.resend = c.now + c.rto
+	c.timed, c.resend = 0, c.now+c.rto
 	c.say(h, nil)
 }
 
@@ -193,7 +194,7 @@ func (c *Conn) Abort() {
 	case closed:
 		return
 	case established, synReceived:
-		c.say(Header{Seq: c.nxt, Ack: c.next, Flags: RST | ACK, MSS: c.mss}, nil)
+		c.say(Header{Seq: c.bare(), Ack: c.next, Flags: RST | ACK, MSS: c.mss}, nil)
 	}
 	c.Drop()
 }

@@ -93,6 +93,19 @@ func TestAnAnswerMayComeLate(t *testing.T) {
 	}
 }
 
+func TestAnAnswerToOneOfTwoAnswersIsNotTimed(t *testing.T) {
+	r := newRig(t)
+	r.accept(plain)
+	r.at += 100 * time.Millisecond
+	s := Segment{Seq: peers - 1, Flags: SYN, Window: 0xffff, Options: plain}
+	r.Input(&s, r.at)
+	r.at += time.Millisecond
+	r.expect(r.in(ACK, 0, 0, ""), Opened|Acknowledged)
+	if r.srtt != 0 || r.rto != initialRTO {
+		t.Errorf("learned %v, a timeout of %v", r.srtt, r.rto)
+	}
+}
+
 func TestThePeerOpens(t *testing.T) {
 	r := newRig(t)
 	r.accept(plain)
@@ -106,6 +119,7 @@ func TestThePeerOpens(t *testing.T) {
 	s.Seq++
 	r.expect(r.Input(&s, r.at), 0)
 	r.hears("A 0 ack 0")
+	r.at += challengeInterval
 	r.expect(r.in(SYN|ACK, -1, 0, ""), 0)
 	r.hears("A 0 ack 0")
 	for _, ack := range []int{-1, 1} {
@@ -122,6 +136,7 @@ func TestThePeerOpens(t *testing.T) {
 	r.settleACK()
 	r.forget()
 	s.Seq = peers - 1
+	r.at += challengeInterval
 	r.expect(r.Input(&s, r.at), 0) // one that has forgotten us
 	r.hears("A 0 ack 3")
 }
@@ -275,7 +290,7 @@ func TestClocksAreTold(t *testing.T) {
 	comes(40, 0, stamps(8), "late")
 	r.forget()
 	comes(50, 0, stamps(9), "late") // of which there is no room to tell
-	r.hears("A 0 ack 9 at 80 of 4 sack 20-24 sack 30-34 sack 40-44")
+	r.hears("A 0 ack 9 at 80 of 4 sack 50-54 sack 20-24 sack 30-34")
 	if h := r.header(r.nxt, 0); h.size > MaxHeaderSize-HeaderSize || int(h.MSS)+h.size != 1460 {
 		t.Errorf("pieces of %d bytes beside %d of options", h.MSS, h.size)
 	}
@@ -287,4 +302,19 @@ func TestClocksAreNotToldToWhoTellsNone(t *testing.T) {
 	r.Input(&Segment{Seq: peers, Ack: ours, Flags: ACK, Window: 0xffff, Options: stamps(2)}, r.at)
 	r.Acknowledge()
 	r.hears("A 0 ack 0")
+}
+
+// Of several segments that one acknowledgement is for, the first is told of, so that the
+// peer measures what the acknowledgement has waited, too (RFC 7323, 4.3).
+func TestTheClockOfTheFirstSegmentIsTold(t *testing.T) {
+	r := newRig(t)
+	r.accept(append(stamps(1), plain...))
+	r.forget()
+	for i, payload := range []string{"abc", "def", "ghi"} {
+		r.Input(&Segment{Seq: peers + uint32(3*i), Ack: ours, Flags: ACK, Window: 0xffff, Options: stamps(byte(2 + i)), Payload: []byte(payload)}, r.at)
+		r.Settle(nil)
+	}
+	r.hears("A 0 ack 9 at 0 of 2")
+	r.Input(&Segment{Seq: peers + 9, Ack: ours, Flags: ACK, Window: 0xffff, Options: stamps(5), Payload: []byte("j")}, r.at)
+	r.hears("A 0 ack 10 at 0 of 5")
 }

@@ -35,28 +35,33 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 	case synSent:
 		return c.inputSYN(s)
 	}
-	offset, window := int32(s.Seq-c.next), c.edge-c.next
+	// The end of the peer's half may have come from one beyond the edge.
+	offset, window := int32(s.Seq-c.next), uint32(max(0, int32(c.edge-c.next)))
 	if s.Flags&SYN != 0 {
 		// The same again, of which the answer was lost; or a connection that the peer
 		// has forgotten, which is to tell us so (RFC 5961, 4).
 		if c.state == synReceived && s.Seq == c.next-1 && s.Opens() {
 			c.sendSYN()
 		} else {
-			c.ackDue = nowDue
+			c.challenge()
 		}
 		return 0
 	}
 	if !c.acceptable(offset, s.length(), window) {
-		if s.Flags&RST != 0 {
+		switch {
+		case s.Flags&RST != 0:
 			return 0
+		case s.length() > 0:
+			c.ackDue = nowDue // what comes twice has lost its acknowledgement
+		default:
+			c.challenge()
 		}
-		c.ackDue = nowDue
 		if offset == -1 && len(s.Payload) <= 1 && s.Flags&FIN == 0 && c.state == established {
 			return Probed
 		}
 		return 0
 	}
-	if c.stamps && offset <= 0 {
+	if c.stamps && int(offset)+c.unacked <= 0 { // RFC 7323, 4.3
 		if stamp, ok := s.stamp(); ok {
 			c.peerClock = stamp
 		}
@@ -64,7 +69,7 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 	switch {
 	case s.Flags&RST != 0:
 		if offset != 0 {
-			c.ackDue = nowDue // who knows where we are may repeat it (RFC 5961, 3)
+			c.challenge() // who knows where we are may repeat it (RFC 5961, 3)
 			return 0
 		}
 		c.Drop()
@@ -87,6 +92,14 @@ func (c *Conn) acceptable(offset int32, length, window uint32) bool {
 		return uint32(offset) <= window
 	}
 	return offset+int32(length) > 0
+}
+
+// challenge has a segment that cannot be right told where we are, but seldom: two ends
+// that have lost each other would tell each other for ever (RFC 5961, 7).
+func (c *Conn) challenge() {
+	if c.challenged == 0 || c.now-c.challenged >= challengeInterval {
+		c.challenged, c.ackDue = c.now, nowDue
+	}
 }
 
 // inputSYN takes the answer to our SYN.
@@ -139,9 +152,11 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 	}
 	wnd := uint32(s.Window) << c.scale
 	switch {
-	case int32(s.Ack-c.nxt) > 0:
-		c.ackDue = nowDue
+	case int32(s.Ack-c.nxt) > 0 || advance < -maxFlight:
+		c.challenge() // it is of what was never sent, or older than any may be (RFC 5961, 5)
 		return events, false
+	case advance < 0:
+		return events, true // what it says of the window is old, too
 	case advance > 0:
 		c.acknowledged(s.Ack)
 		if c.HasAll() {
@@ -213,6 +228,7 @@ func (c *Conn) advance(n int, fin bool) {
 // keep keeps what is not in order yet, by its sequence number. What of it is there
 // already, the peer sends again in vain.
 func (c *Conn) keep(seq uint32, p []byte, fin bool) {
+	c.latest = seq
 	at := 0
 	for at < len(c.later) && int32(c.later[at].seq-seq) <= 0 {
 		at++
@@ -340,7 +356,7 @@ func (c *Conn) Owed() (soon, now bool) {
 // Acknowledge sends an acknowledgement and nothing else.
 func (c *Conn) Acknowledge() {
 	if c.state == synReceived || c.state == established {
-		c.transmit(c.nxt, nil, 0)
+		c.say(c.header(c.bare(), 0), nil)
 	}
 }
 
@@ -350,7 +366,11 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 	if c.stamps {
 		h.addStamps(c.clock(), c.peerClock)
 	}
-	window := min(c.free()>>c.ownScale, 0xffff)
+	free := c.free()
+	if free < min(c.o.Window/2, int(c.o.MSS)) {
+		free = max(0, int(int32(c.edge-c.next))) // no slivers (RFC 9293, 3.8.6.2.2)
+	}
+	window := min(free>>c.ownScale, 0xffff)
 	h.Window = uint16(window)
 	// What was offered is never taken back, as what comes of it takes its own room: but for
 	// what the scale cannot say.
@@ -359,29 +379,36 @@ func (c *Conn) header(seq uint32, flags uint8) Header {
 	}
 	if len(c.later) > 0 && c.sack {
 		before := h.size
-		h.add(c.blocks()...)
+		c.addBlocks(&h)
 		h.MSS -= uint16(h.size - before) // the options are a part of the packet (RFC 6691)
 	}
 	c.ackDue, c.unacked = notDue, 0
 	return h
 }
 
-// blocks are the option that tells of what has come before its turn (RFC 2018).
-func (c *Conn) blocks() []byte {
+// addBlocks tells of what has come before its turn (RFC 2018): what came last, as the
+// peer knows of it by nothing else, then the rest from the front on.
+func (c *Conn) addBlocks(h *Header) {
 	most := maxSACKBlocks
 	if c.stamps {
 		most-- // which take its room
 	}
-	option := make([]byte, 2, 2+most*sizeOfSACKBlock)
-	for i := 0; i < len(c.later) && len(option) < cap(option); {
-		from, to := c.later[i].seq, c.later[i].end()
-		for i++; i < len(c.later) && int32(c.later[i].seq-to) <= 0; i++ {
-			if end := c.later[i].end(); int32(end-to) > 0 {
-				to = end
-			}
+	var all [maxPieces]span
+	blocks := all[:0]
+	for _, p := range c.later {
+		b := span{p.seq, p.end()}
+		if n := len(blocks); n > 0 && int32(b.from-blocks[n-1].to) <= 0 {
+			blocks[n-1].grow(b)
+			continue
 		}
-		option = append(option, byte(from>>24), byte(from>>16), byte(from>>8), byte(from), byte(to>>24), byte(to>>16), byte(to>>8), byte(to))
+		blocks = append(blocks, b)
 	}
-	option[0], option[1] = optionSACK, uint8(len(option))
-	return option
+	for i, b := range blocks {
+		if b.holds(c.latest) {
+			copy(blocks[1:i+1], blocks)
+			blocks[0] = b
+			break
+		}
+	}
+	h.addSACK(blocks[:min(most, len(blocks))])
 }

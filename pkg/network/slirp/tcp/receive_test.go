@@ -96,6 +96,8 @@ func TestSACKTellsWhatWaits(t *testing.T) {
 		"overlapping are one":    {[]int{10, 15}, "A 0 ack 0 sack 10-25"},
 		"four":                   {[]int{70, 50, 30, 10}, "A 0 ack 0 sack 10-20 sack 30-40 sack 50-60 sack 70-80"},
 		"at most four":           {[]int{90, 70, 50, 30, 10}, "A 0 ack 0 sack 10-20 sack 30-40 sack 50-60 sack 70-80"},
+		"the last first":         {[]int{10, 30, 50, 70, 90}, "A 0 ack 0 sack 90-100 sack 10-20 sack 30-40 sack 50-60"},
+		"with its neighbours":    {[]int{10, 30, 60, 50}, "A 0 ack 0 sack 50-70 sack 10-20 sack 30-40"},
 		"over the wrap of 2**32": {[]int{95}, "A 0 ack 0 sack 95-105"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,6 +110,14 @@ func TestSACKTellsWhatWaits(t *testing.T) {
 			r.hears(c.want)
 		})
 	}
+	t.Run("what came last before a part of the gap", func(t *testing.T) {
+		r := accepted(t)
+		r.in(ACK, 10, 0, "x")
+		r.in(ACK, 20, 0, "y")
+		r.forget()
+		r.in(ACK, 0, 0, "z")
+		r.hears("A 0 ack 1 sack 20-21 sack 10-11")
+	})
 	t.Run("the end has a number", func(t *testing.T) {
 		r := accepted(t)
 		r.in(ACK|FIN, 10, 0, "")
@@ -508,4 +518,83 @@ func TestWhatWaitsIsBoundedByItsMemory(t *testing.T) {
 			t.Errorf("%d bytes of memory wait", got)
 		}
 	})
+}
+
+// Two ends that have lost each other do not answer each other for ever.
+func TestWhatCannotBeRightIsAnsweredSeldom(t *testing.T) {
+	for name, c := range map[string]struct {
+		in     func(r *rig)
+		always bool
+	}{
+		"an acknowledgement from elsewhere":  {func(r *rig) { r.in(ACK, -5, 0, "") }, false},
+		"one of what was never sent":         {func(r *rig) { r.in(ACK, 3, 7, "") }, false},
+		"one of long ago":                    {func(r *rig) { r.in(ACK, 3, -maxFlight-1, "") }, false},
+		"a SYN":                              {func(r *rig) { r.in(SYN, 3, 0, "") }, false},
+		"a reset that does not know":         {func(r *rig) { r.in(RST, 5, 0, "") }, false},
+		"bytes that came already":            {func(r *rig) { r.in(ACK, 0, 0, "abc") }, true},
+		"bytes that came already, as an end": {func(r *rig) { r.in(FIN|ACK, 0, 0, "a") }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := accepted(t)
+			r.in(ACK, 0, 0, "abc")
+			r.settleACK()
+			for _, s := range []struct {
+				after time.Duration
+				want  bool
+			}{{0, true}, {0, false}, {challengeInterval - 1, false}, {1, true}, {1, false}} {
+				r.at += s.after
+				r.forget()
+				c.in(r)
+				if r.settleACK(); (len(r.said) == 1) != (s.want || c.always) {
+					t.Errorf("%v later answered %d times", s.after, len(r.said))
+				}
+			}
+			if r.IsClosed() || r.take() != "abc" {
+				t.Error("not as it was")
+			}
+		})
+	}
+}
+
+// What an acknowledgement of long ago comes with is not taken (RFC 5961, 5).
+func TestBytesWithAnAcknowledgementOfLongAgo(t *testing.T) {
+	for ack, want := range map[int]string{0: "abc", -1: "abc", -maxFlight: "abc", -maxFlight - 1: "", 1<<31 - 1: ""} {
+		r := accepted(t)
+		r.in(ACK, 0, ack, "abc")
+		if got := r.take(); got != want {
+			t.Errorf("with an acknowledgement of %d came %q, want %q", ack, got, want)
+		}
+	}
+}
+
+// The end of a stream has a number behind the window's edge where that was closed.
+func TestNothingIsWithinAWindowThatAnEndWasBehind(t *testing.T) {
+	r := accepted(t, func(o *Options) { o.Window = 1000 })
+	r.in(ACK, 0, 0, strings.Repeat("x", 1000))
+	r.settleACK()
+	r.send("y")
+	r.expect(r.in(FIN|ACK, 1000, 0, ""), Arrived)
+	r.expect(r.in(ACK, 1<<20, 1, ""), 0)
+	if r.HasAll() {
+		t.Error("an acknowledgement from far behind the window is taken")
+	}
+	r.expect(r.in(ACK, 1001, 1, ""), Acknowledged)
+}
+
+func TestASliverOfRoomIsNotTold(t *testing.T) {
+	r := accepted(t, func(o *Options) { o.Window = 20000; o.MSS = 1000 })
+	r.in(ACK, 0, 0, strings.Repeat("x", 20000))
+	r.settleACK()
+	for _, c := range []struct{ take, want int }{{999, 0}, {1, 1000}, {500, 1500}} {
+		for n := c.take; n > 0; {
+			k := min(n, len(r.Peek()))
+			r.Discard(k)
+			n -= k
+		}
+		r.at += challengeInterval
+		r.in(ACK, 19999, 0, "") // it asks for room
+		if r.settleACK(); r.lastWindow() != c.want {
+			t.Errorf("a window of %d, want %d", r.lastWindow(), c.want)
+		}
+	}
 }

@@ -178,6 +178,31 @@ func (h *Header) addStamps(stamp, echo uint32) {
 	h.add(b[:]...)
 }
 
+// span is a range of sequence numbers, to the one before to.
+type span struct{ from, to uint32 }
+
+// holds says whether a number is within.
+func (s span) holds(seq uint32) bool { return seq-s.from < s.to-s.from }
+
+// grow makes it reach as far as another that begins in it or right behind it.
+func (s *span) grow(other span) {
+	if int32(other.to-s.to) > 0 {
+		s.to = other.to
+	}
+}
+
+// addSACK appends what has come before its turn.
+func (h *Header) addSACK(blocks []span) {
+	var option [2 + maxSACKBlocks*sizeOfSACKBlock]byte
+	b := option[:2]
+	for _, s := range blocks {
+		b = binary.BigEndian.AppendUint32(b, s.from)
+		b = binary.BigEndian.AppendUint32(b, s.to)
+	}
+	b[0], b[1] = optionSACK, uint8(len(b))
+	h.add(b...)
+}
+
 // Refusal is the answer to a segment that belongs to no connection (RFC 9293, 3.10.7.1).
 // It is false for a reset, which has none.
 func Refusal(s *Segment) (Header, bool) {

@@ -112,6 +112,19 @@ func (c *Conn) transmit(seq uint32, payload []byte, flags uint8) {
 	c.say(h, payload)
 }
 
+// bare is the number of a segment that takes none: the next, but not beyond the peer's
+// window, where nobody would look at it (tcp_acceptable_seq in Linux). The next is there
+// where the peer has taken its window back, by more than what the scale cannot say, and
+// behind an end that had no room.
+func (c *Conn) bare() uint32 {
+	edge := c.una + c.wnd
+	beyond := int32(c.nxt - edge)
+	if c.state == established && (beyond >= 1<<c.scale || beyond == 1 && c.finQueued) {
+		return edge
+	}
+	return c.nxt
+}
+
 // say gives a segment to the wire.
 func (c *Conn) say(h Header, payload []byte) {
 	c.out = h

@@ -81,6 +81,15 @@ func TestAWindowCountsFromItsAcknowledgement(t *testing.T) {
 			}
 		})
 	}
+	t.Run("not of an older acknowledgement with later bytes", func(t *testing.T) {
+		r := accepted(t)
+		r.send("12345")
+		r.window(ACK, 0, 5, 1000, "")
+		r.window(ACK, 1, 4, 100, "x")
+		if r.wnd != 1000 {
+			t.Errorf("a window of %d", r.wnd)
+		}
+	})
 	t.Run("not of an older acknowledgement", func(t *testing.T) {
 		r := accepted(t)
 		r.send("12345")
@@ -116,6 +125,33 @@ func TestSending(t *testing.T) {
 		t.Error("an acknowledgement is owed that went with bytes")
 	}
 	r.hears("PA 6:7 ack 1 g")
+}
+
+// A segment without bytes is within the peer's window, or the peer drops it with what it
+// acknowledges.
+func TestWhatHasNoBytesIsWithinTheWindow(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin func(r *rig)
+		want  string
+	}{
+		"all of it":                      {func(r *rig) { r.send("abc"); r.window(ACK, 0, 0, 3, "") }, "3"},
+		"taken back":                     {func(r *rig) { r.send("abc"); r.window(ACK, 0, 0, 2, "") }, "2"},
+		"closed":                         {func(r *rig) { r.send("abc"); r.window(ACK, 0, 0, 0, "") }, "0"},
+		"less than the scale can say":    {func(r *rig) { r.scale = 7; r.send(strings.Repeat("x", 127)); r.window(ACK, 0, 0, 0, "") }, "127"},
+		"as much as the scale can say":   {func(r *rig) { r.scale = 7; r.send(strings.Repeat("x", 128)); r.window(ACK, 0, 0, 0, "") }, "0"},
+		"closed before our end":          {func(r *rig) { r.scale = 7; r.window(ACK, 0, 0, 0, ""); r.CloseWrite() }, "0"},
+		"closed before our end, and had": {func(r *rig) { r.window(ACK, 0, 0, 0, ""); r.CloseWrite(); r.window(ACK, 0, 1, 0, "") }, "1"},
+		"with room for our end":          {func(r *rig) { r.window(ACK, 0, 0, 1, ""); r.CloseWrite() }, "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := accepted(t)
+			c.begin(r)
+			r.forget()
+			r.Acknowledge()
+			r.Abort()
+			r.hears("A "+c.want+" ack 0", "RA "+c.want+" ack 0")
+		})
+	}
 }
 
 func TestOurEnd(t *testing.T) {

@@ -58,12 +58,14 @@ const (
 	MaxPayload = 65535 - 256
 
 	initialRTO = time.Second            // RFC 6298, 2.1
-	minRTO     = 200 * time.Millisecond // TCP_RTO_MIN
+	minRTO     = 200 * time.Millisecond // TCP_RTO_MIN, beside what an answer usually takes, as a peer may keep one so long
 	maxRTO     = 2 * time.Minute        // TCP_RTO_MAX
 
 	maxSYNs        = 6  // tcp_syn_retries, as tcp_synack_retries has it, and one
 	maxRetransmits = 15 // tcp_retries2
 	maxOrphans     = 8  // tcp_orphan_retries, when the host's side is gone
+
+	challengeInterval = 500 * time.Millisecond // tcp_invalid_ratelimit
 
 	// defaultMSS is a peer's that names none (RFC 9293, 3.7.1), by the family.
 	defaultMSSIPv4 = 536

@@ -121,5 +121,5 @@ func (c *Conn) measure() {
 		c.rttvar += ((c.srtt - rtt).Abs() - c.rttvar) / 4
 		c.srtt += (rtt - c.srtt) / 8
 	}
-	c.rto = min(max(c.srtt+4*c.rttvar, minRTO), maxRTO)
+	c.rto = min(c.srtt+max(4*c.rttvar, minRTO), maxRTO)
 }
