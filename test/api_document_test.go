@@ -190,7 +190,7 @@ func TestTheAPIIsWhatTheDocumentSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8090:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8090:80/tcp", "sleep", "infinity")
 	for _, path := range []string{s.User.RuntimeDir, g.stateDir, g.socket()} { // so that others get as far as the gate
 		if err := os.Chmod(s.Path(path), 0o777); err != nil {
 			t.Fatal(err)
@@ -242,7 +242,7 @@ func TestTheAPIIsWhatTheDocumentSays(t *testing.T) {
 // Of many who want one address at once, one gets it.
 func TestAThousandAskForOneAddress(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	c := g.client(t)
 	var mu sync.Mutex
 	outcomes := map[string]int{}
@@ -274,7 +274,7 @@ func TestAThousandAskForOneAddress(t *testing.T) {
 // says, changes nothing and ends. Requests before garbage are answered.
 func TestGarbageOnTheSocketChangesNothing(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "infinity")
 	before := specsOf(t, g)
 	taken := `{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80}`
 	for name, c := range map[string]struct {

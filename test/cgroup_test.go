@@ -141,12 +141,12 @@ func cgroupOf(t *testing.T, pid int) string {
 func TestEvacuationMovesOurOwnProcessesOnly(t *testing.T) {
 	h := testenv.NewHost(t)
 	c := newCgroup(t, h, true)
-	cmd := h.Command("sleep", "60")
+	cmd := h.Command("sleep", "infinity")
 	c.enter(t, cmd)
 	stranger := h.Start(t, cmd)
 
 	cmd = h.Command("gatekit", "--state-dir="+h.User.RuntimeDir+"/gate",
-		"--pidns", "--cgroupns", "--evacuate-cgroup2=evacuated", "sh", "-c", "grep ^0:: /proc/self/cgroup; exec sleep 60")
+		"--pidns", "--cgroupns", "--evacuate-cgroup2=evacuated", "sh", "-c", "grep ^0:: /proc/self/cgroup; exec sleep infinity")
 	c.enter(t, cmd)
 	g := &gate{host: h, stateDir: h.User.RuntimeDir + "/gate", Process: h.Start(t, cmd)}
 	g.awaitReady(t)

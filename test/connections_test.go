@@ -69,7 +69,7 @@ func TestConnectionsSaysWhoSpeaksToWhom(t *testing.T) {
 			loopback, child = netip.IPv6Loopback(), netip.MustParseAddr("fd67:6174:656b::100")
 		}
 		web, echo := netip.AddrPortFrom(loopback, 80), netip.AddrPortFrom(loopback, 81)
-		g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", at(loopback, 8081)+":80/tcp", "-p", "8082:81/udp", "sleep", "60")
+		g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", at(loopback, 8081)+":80/tcp", "-p", "8082:81/udp", "sleep", "infinity")
 		if out := g.ctlOutput(t, "connections", "--json"); out != "[]\n" {
 			t.Errorf("at first, gatectl connections --json prints %s", out)
 		}

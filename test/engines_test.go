@@ -227,7 +227,7 @@ func TestEnginesGetWhatTheirCommandLinesAskFor(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := startEngine(t, s, "rootlesskit "+c.flags+" probe daemon sleep 60")
+			e := startEngine(t, s, "rootlesskit "+c.flags+" probe daemon sleep infinity")
 			defer e.end(t)
 			e.expectEnvironment(t)
 			for kind, id := range host {

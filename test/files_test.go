@@ -118,7 +118,7 @@ func TestHostsStaysWhenTheHostReplacesItsOwn(t *testing.T) {
 	h.WriteFile(t, "/etc/hosts", "127.0.0.1 localhost\n", 0o644)
 	for name, flags := range map[string][]string{"slirp": {"--net=slirp"}, "none": {"--net=none"}} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, h, append(flags, "--add-host=db.example:198.51.100.7", "sleep", "60")...)
+			g := startGate(t, h, append(flags, "--add-host=db.example:198.51.100.7", "sleep", "infinity")...)
 			for i := range 3 {
 				h.WriteFile(t, "/etc/hosts.new", fmt.Sprintf("127.0.0.1 localhost other%d\n", i), 0o644)
 				if err := os.Rename(h.Path("/etc/hosts.new"), h.Path("/etc/hosts")); err != nil {
@@ -150,7 +150,7 @@ func hasHostsEntry(hosts, entry string) bool {
 
 func TestTheStateDirHoldsTheFilesOfTheGate(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "--net=slirp", "--port-driver=builtin", "sleep", "60")
+	g := startGate(t, h, "--net=slirp", "--port-driver=builtin", "sleep", "infinity")
 	for name, want := range map[string]os.FileMode{
 		"":            os.ModeDir | 0o700,
 		"lock":        0o600,
@@ -209,7 +209,7 @@ func TestChildPIDAppearsInOneStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := watch(t, h.Path(dir))
-	g := startGate(t, h, "sleep", "60")
+	g := startGate(t, h, "sleep", "infinity")
 	g.Signal(os.Interrupt)
 	g.Wait(t)
 	events := w.eventsOf(t, "child_pid")
@@ -243,7 +243,7 @@ func TestTheAPIListensBeforeTheCommandStarts(t *testing.T) {
 
 func TestAStateDirInUseIsRefused(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "sleep", "60")
+	g := startGate(t, h, "sleep", "infinity")
 	before := trace(t, h)
 	r := runGate(t, h, "--state-dir="+g.stateDir, "true")
 	if missing := lacks(r.Stderr, strconv.Itoa(g.PID()), g.stateDir); r.Code != 1 || missing != nil || strings.Count(r.Stderr, "\n") != 1 {
@@ -264,12 +264,12 @@ func TestAStateDirInUseIsRefused(t *testing.T) {
 func TestAStateDirOfAKilledGateIsReused(t *testing.T) {
 	h := testenv.NewHost(t)
 	for _, flags := range [][]string{{"--net=host"}, {"--net=slirp"}, {"--net=slirp", "--detach-netns"}} {
-		g := startGate(t, h, append(flags, "sleep", "60")...)
+		g := startGate(t, h, append(flags, "sleep", "infinity")...)
 		g.Kill()
 		g.Wait(t)
 		h.NoProcesses(t)
 		stale := g.childPID
-		again := startGate(t, h, append(flags, "sleep", "60")...)
+		again := startGate(t, h, append(flags, "sleep", "infinity")...)
 		if again.childPID == stale {
 			t.Errorf("%v: child_pid is still that of the killed gate", flags)
 		}
@@ -310,7 +310,7 @@ func TestTheEnvironmentIsTheCallersAndOurs(t *testing.T) {
 func TestTheChildsEnvironmentIsThereToRead(t *testing.T) {
 	h := testenv.NewHost(t)
 	for _, flags := range [][]string{{}, {"--pidns"}, {"--net=slirp", "--detach-netns"}} {
-		g := startGate(t, h, append(flags, "sleep", "60")...)
+		g := startGate(t, h, append(flags, "sleep", "infinity")...)
 		// As the user, with no other right than the user has.
 		r := h.Run(t, h.Command("cat", "/proc/"+strconv.Itoa(g.childPID)+"/environ"))
 		got := environment(r.Stdout)

@@ -31,7 +31,7 @@ func TestExecRunsAProgramWhereTheCommandIs(t *testing.T) {
 	h := testenv.NewHost(t)
 	for name, flags := range execFlags {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, h, append(flags, "sh", "-c", where+"; exec sleep 60")...)
+			g := startGate(t, h, append(flags, "sh", "-c", where+"; exec sleep infinity")...)
 			g.awaitOutput(t, "end\n")
 			if got, want := g.ctlOutput(t, "exec", "--", "sh", "-c", where), g.Stdout(); got != want {
 				t.Errorf("gatectl exec runs a program in\n%swant\n%s", got, want)
@@ -43,7 +43,7 @@ func TestExecRunsAProgramWhereTheCommandIs(t *testing.T) {
 
 func TestExecReachesThePIDNamespace(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "--pidns", "sleep", "60")
+	g := startGate(t, h, "--pidns", "sleep", "infinity")
 	r := g.ctlOutput(t, "exec", "--", "sh", "-c", "echo $$; cat /proc/1/comm; kill -0 1 && echo seen")
 	rows := table(r)
 	if len(rows) != 3 || len(rows[0][0]) > 3 || rows[2][0] != "seen" {
@@ -56,7 +56,7 @@ func TestExecHasTheProgramsExitCode(t *testing.T) {
 	h := testenv.NewHost(t)
 	for name, flags := range map[string][]string{"plain": {}, "pid namespace": {"--pidns"}} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, h, append(flags, "sleep", "60")...)
+			g := startGate(t, h, append(flags, "sleep", "infinity")...)
 			for _, c := range []struct {
 				command []string
 				code    int
@@ -86,7 +86,7 @@ func TestExecHasTheProgramsExitCode(t *testing.T) {
 
 func TestExecPassesStreamsArgumentsAndSignalsOn(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "--pidns", "sleep", "60")
+	g := startGate(t, h, "--pidns", "sleep", "infinity")
 	ctl := func(args ...string) []string { return append([]string{"--socket", g.socket(), "exec"}, args...) }
 
 	cat := h.Command("gatectl", ctl("sh", "-c", "cat; echo error >&2; echo \"$@\"", "sh", "--json", "-x", "a b", "")...)
@@ -114,7 +114,7 @@ func TestExecLeavesNothingBehind(t *testing.T) {
 		"pid namespace": {"--pidns"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, h, append(flags, "sleep", "60")...)
+			g := startGate(t, h, append(flags, "sleep", "infinity")...)
 			p := h.Start(t, h.Command("gatectl", "--socket", g.socket(), "exec", "--", "sh", "-c", "echo started; exec tail -f /dev/null"))
 			awaitLine(t, p, "started")
 			p.Kill()
@@ -127,8 +127,8 @@ func TestExecLeavesNothingBehind(t *testing.T) {
 		})
 	}
 	t.Run("with the gate", func(t *testing.T) {
-		g := startGate(t, h, "--pidns", "sleep", "60")
-		p := h.Start(t, h.Command("gatectl", "--socket", g.socket(), "exec", "--", "sh", "-c", "echo started; exec sleep 60"))
+		g := startGate(t, h, "--pidns", "sleep", "infinity")
+		p := h.Start(t, h.Command("gatectl", "--socket", g.socket(), "exec", "--", "sh", "-c", "echo started; exec sleep infinity"))
 		awaitLine(t, p, "started")
 		g.stop(t)
 		if r := p.Wait(t); r.Code != 128+9 {
@@ -142,7 +142,7 @@ func TestExecKeepsTheTerminal(t *testing.T) {
 	for name, flags := range map[string][]string{"plain": {}, "pid namespace": {"--net=slirp", "--pidns"}} {
 		t.Run(name, func(t *testing.T) {
 			h := testenv.NewHost(t)
-			g := startGate(t, h, append(flags, "sleep", "60")...)
+			g := startGate(t, h, append(flags, "sleep", "infinity")...)
 			x, p := onTerminal(t, h, "gatectl", "--socket", g.socket(), "exec", "--", "bash", "--norc", "-i")
 			x.Expect(t, "prompt> ")
 			x.Type(t, "test -t 0 && test -t 1 && tty && id -u && echo sure $((6*7))\n")
@@ -170,7 +170,7 @@ func TestExecKeepsTheTerminal(t *testing.T) {
 
 func TestExecSaysThatTheGateIsGone(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "sleep", "60")
+	g := startGate(t, h, "sleep", "infinity")
 	g.Signal(os.Kill)
 	g.Wait(t)
 	r := g.ctl(t, "exec", "--", "true")
@@ -183,7 +183,7 @@ func TestExecSaysThatTheGateIsGone(t *testing.T) {
 // seen from the moment that it has joined them.
 func TestExecIsNotTracedFromInside(t *testing.T) {
 	h := testenv.NewHost(t)
-	g := startGate(t, h, "--net=slirp", "sleep", "60")
+	g := startGate(t, h, "--net=slirp", "sleep", "infinity")
 	r := h.Run(t, h.Command("strace", "-f", "-o", "/tmp/calls", "-e", "trace=prctl,setns,execveat", "gatectl", "--socket", g.socket(), "exec", "true"))
 	if r.Code != 0 {
 		t.Fatal(r)

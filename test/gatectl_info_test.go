@@ -31,7 +31,7 @@ func TestInfoDescribesTheGate(t *testing.T) {
 		"host": {nil, "host", "none", "", "", []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, append(c.flags, "--name=mine", "sleep", "60")...)
+			g := startGate(t, s.Host, append(c.flags, "--name=mine", "sleep", "infinity")...)
 			text := g.ctlOutput(t, "info", "--json")
 			var info api.Info
 			if err := json.Unmarshal([]byte(text), &info); err != nil {
@@ -73,7 +73,7 @@ func TestInfoDescribesTheGate(t *testing.T) {
 func startNamed(t *testing.T, h *testenv.Host, name string, flags ...string) (*testenv.Process, string) {
 	t.Helper()
 	args := append([]string{"--name=" + name}, flags...)
-	p := h.Start(t, h.Command("gatekit", append(args, "sh", "-c", "echo in $GATEKIT_STATE_DIR.; exec sleep 60")...))
+	p := h.Start(t, h.Command("gatekit", append(args, "sh", "-c", "echo in $GATEKIT_STATE_DIR.; exec sleep infinity")...))
 	return p, awaitLine(t, p, `in (.*)\.\n`)
 }
 
@@ -98,7 +98,7 @@ func TestGatectlFindsTheGate(t *testing.T) {
 	if r := outsideGates(t, h, nil, "info", "--json"); r.Code != 0 || !strings.Contains(r.Stdout, firstDir) {
 		t.Errorf("the one gate is not found: %v", r)
 	}
-	second := startGate(t, h, "--name=second", "sleep", "60") // with a state dir elsewhere
+	second := startGate(t, h, "--name=second", "sleep", "infinity") // with a state dir elsewhere
 
 	for name, c := range map[string]struct {
 		env, flags []string
@@ -193,7 +193,7 @@ func TestGatectlWorksInside(t *testing.T) {
 
 func TestAGateObeysItsOwnerAlone(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	const stranger = 65534
 	as := func(cmd *exec.Cmd, uid uint32) *exec.Cmd {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}

@@ -54,7 +54,7 @@ func keys(t *testing.T, text string) []string {
 
 func TestGatectlPublishesAndTakesAway(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	if got := g.ctlOutput(t, "add-ports", "127.0.0.1:8080:80/tcp", "[::1]:8090-8091:10.0.2.100:90-91/udp6", "0.0.0.0:8100:80/tcp"); got != "1\n2\n3\n4\n" {
 		t.Errorf("add-ports prints %q", got)
@@ -98,7 +98,7 @@ func TestGatectlPublishesAndTakesAway(t *testing.T) {
 func TestGatectlExplainsWhatItCannotPublish(t *testing.T) {
 	s := newSite(t)
 	serveTCP(t, s.Host, "127.0.0.1:8080", echoTCP)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -142,7 +142,7 @@ func (g *gate) curlCommand(command func(string, ...string) *exec.Cmd, method, pa
 
 func TestTheAPISpeaksToCurl(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	spec := func(port int) string {
 		return fmt.Sprintf(`{"proto":"tcp","parentIP":"127.0.0.1","parentPort":%d,"childPort":80}`, port)
 	}
@@ -183,7 +183,7 @@ func TestTheAPISpeaksToCurl(t *testing.T) {
 // RootlessKit's own program knows nothing of us.
 func TestRootlessctlSteersAGate(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	rootlessctl := func(args ...string) testenv.Result {
 		t.Helper()

@@ -298,7 +298,7 @@ func TestTheCommandHasNoCapabilitiesOutside(t *testing.T) {
 		})
 	}
 	t.Run("the gate's parent has none either", func(t *testing.T) {
-		g := startGate(t, h, "--net=slirp", "sleep", "60")
+		g := startGate(t, h, "--net=slirp", "sleep", "infinity")
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.PID()))
 		if err != nil {
 			t.Fatal(err)

@@ -57,7 +57,7 @@ func TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart(t *testing.T) {
 			t.FailNow()
 		}
 	}
-	g := startGate(t, h, "--net=slirp", "sleep", "60")
+	g := startGate(t, h, "--net=slirp", "sleep", "infinity")
 	g.Signal(os.Interrupt)
 	g.Wait(t)
 	h.NoTrace(t, ignoreStateDir(g, before, h.Trace(t)))
@@ -66,7 +66,7 @@ func TestKillsAtRandomMomentsLeaveNothingThatStopsTheNextStart(t *testing.T) {
 // killOnce starts a gate, kills the victim at the moment, and expects the gate
 // to end, and no process of it to be left.
 func killOnce(t *testing.T, h *testenv.Host, v victim, moment time.Duration) {
-	g := launch(t, h, "--net=slirp", "--copy-up=/etc", "--publish=127.0.0.1:0:80/tcp", "sleep", "60")
+	g := launch(t, h, "--net=slirp", "--copy-up=/etc", "--publish=127.0.0.1:0:80/tcp", "sleep", "infinity")
 	select {
 	case <-time.After(moment):
 	case <-g.Ended():

@@ -86,7 +86,7 @@ func TestADetachedNetworkNamespaceIsKeptInTheStateDir(t *testing.T) {
 	before := trace(t, h)
 	const interfaces = "tail -n +3 /proc/self/net/dev | cut -d: -f1 | tr -d ' ' | sort"
 	g := startGate(t, h, "--net=slirp", "--detach-netns", "sh", "-c", fmt.Sprintf(`
-		%s; echo --; nsenter --net=$GATEKIT_STATE_DIR/netns sh -c '%s'; echo --; cat /etc/resolv.conf; echo ready; exec sleep 60`,
+		%s; echo --; nsenter --net=$GATEKIT_STATE_DIR/netns sh -c '%s'; echo --; cat /etc/resolv.conf; echo ready; exec sleep infinity`,
 		interfaces, strings.ReplaceAll(interfaces, "'", `'\''`)))
 	g.awaitOutput(t, "ready\n")
 	parts := strings.Split(g.Stdout(), "--\n")
@@ -189,7 +189,7 @@ func TestMountsOfTheHostArriveWithRslave(t *testing.T) {
 	h.WriteFile(t, "/srv/full/file", "", 0o644)
 	for value, want := range map[string]string{"rslave": "file\n", "rprivate": ""} {
 		t.Run(value, func(t *testing.T) {
-			g := startGate(t, h, "--propagation="+value, "sleep", "60")
+			g := startGate(t, h, "--propagation="+value, "sleep", "infinity")
 			h.Bind(t, "/srv/full", "/srv/empty")
 			if got := g.inside(t, "ls", "/srv/empty"); got != want {
 				t.Errorf("after a mount on the host the gate sees %q, want %q", got, want)

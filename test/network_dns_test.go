@@ -69,7 +69,7 @@ func TestNamesAreLookedUpThroughTheGateway(t *testing.T) {
 	long := strings.Repeat("long", 50)
 	server := s.names(t, append(zone, "--txt-record=big.example.test,"+strings.Join([]string{long, long, long, long, long}, ","))...)
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String())
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, dns := range []string{dns4, dns6} {
 		for _, how := range []string{"+notcp", "+tcp"} {
 			t.Run("at "+dns+" "+how, func(t *testing.T) {
@@ -103,7 +103,7 @@ func TestProgramsFindNames(t *testing.T) {
 	s := newSite(t)
 	s.names(t, zone...)
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String(), "search nowhere.test example.test", "options ndots:1")
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, c := range []struct{ database, name, want string }{
 		{"ahostsv4", "web.example.test", "198.51.100.80"},
 		{"ahostsv6", "web.example.test", "2001:db8::80"},
@@ -175,7 +175,7 @@ func TestTheHostsResolversAreAsked(t *testing.T) {
 			if c.flags != nil {
 				flags = append(flags, c.flags(s)...)
 			}
-			g := startGate(t, s.Host, append(flags, "sleep", "60")...)
+			g := startGate(t, s.Host, append(flags, "sleep", "infinity")...)
 			if got := g.dig(t, "@"+dns4, "web.example.test"); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
@@ -190,7 +190,7 @@ func TestAnotherResolverOfTheHostIsFollowed(t *testing.T) {
 	s := newSite(t)
 	s.names(t, zone...)
 	s.resolvConf(t, "nameserver "+s.outside.HostAddr4.String())
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	if got := g.dig(t, "@"+dns4, "web.example.test"); got != "SERVFAIL" {
 		t.Errorf("before: %s", got)
 	}
@@ -208,7 +208,7 @@ func TestAQuestionWithoutAnAnswerStallsNobody(t *testing.T) {
 	hole := blackholes[0].String()
 	names(t, s.Host, s.RootCommand, []string{"127.0.0.53"}, "--server=/slow.example.test/"+hole, "--server=/example.test/"+s.outside.Addr4.String())
 	s.resolvConf(t, "nameserver 127.0.0.53")
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	slow := s.Start(t, g.in("dig", "+tries=1", "+timeout=20", "@"+dns4, "slow.example.test"))
 	for range 5 {
 		if got := g.dig(t, "@"+dns4, "web.example.test"); got != "NOERROR 198.51.100.80" {

@@ -74,7 +74,7 @@ func (s site) connections(t *testing.T, state string, to netip.Addr) int {
 // go on for two minutes.
 func TestADialEndsWithTheProgramThatWantedIt(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, hole := range blackholes {
 		cmd := g.in("probe", "pending", "3", at(hole, 80))
 		stdin, keys := io.Pipe()
@@ -148,7 +148,7 @@ func exchangeUrgent(conn *net.TCPConn) error {
 // Urgent data is nothing but bytes in their place.
 func TestUrgentDataStaysInTheStream(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		ended := make(chan error, 1)
 		server := serveTCP(t, s.outside, at(outside, 0), func(conn *net.TCPConn) { ended <- exchangeUrgent(conn) })
@@ -184,7 +184,7 @@ var _ = testenv.Probe("partings", func(args []string) int {
 // Connections that both sides close at once, or almost, are gone then, on both.
 func TestBothSidesMayCloseAtOnce(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	before := len(g.sockets(t))
 	const count = 50
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
@@ -281,7 +281,7 @@ func (g *gate) netstat(t *testing.T, name string) int {
 // own kernel lets it.
 func TestAPortIsUsedAgainAtOnce(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	// The guest's kernel has TIME_WAIT where it is first to close. With this it uses
 	// such a port again after a second.
 	g.run(t, "sysctl", "-q", "-w", "net.ipv4.tcp_tw_reuse=1")
@@ -395,7 +395,7 @@ func TestASlowReaderStopsTheSender(t *testing.T) {
 		room  = 16 << 20 // of the parent, for each connection
 	)
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	before := g.memory(t)
 	bounded := func(t *testing.T, stopped []int) {
 		t.Helper()
@@ -469,7 +469,7 @@ func TestASlowReaderStopsTheSender(t *testing.T) {
 // test reaches into the gate for its sockets, and has them ask every second.
 func TestAPeerThatFallsSilentIsFoundOut(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	var clients []*testenv.Process
 	arrived := make(chan struct{}, 2)
 	for _, addr := range []netip.Addr{s.outside.Addr4, s.outside.Addr6} {

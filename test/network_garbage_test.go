@@ -107,7 +107,7 @@ func TestGarbageOnTheInterfaceIsDroppedAndCounted(t *testing.T) {
 	s := newSite(t)
 	tcp := serveTCP(t, s.outside, "[::]:0", echoTCP).Port()
 	udp := addrOf(serveUDP(t, s.outside, at(s.outside.Addr4, 0), echoUDP)).String()
-	g := startGate(t, s.Host, "--net=slirp", "--debug", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--debug", "sleep", "infinity")
 	held := g.in("socat", "-", "TCP:"+at(s.outside.Addr4, int(tcp)))
 	stdin, keys := newPipe(t)
 	held.Stdin = stdin

@@ -70,7 +70,7 @@ func (s site) nested(t *testing.T, args ...string) *gate {
 	}
 	s.WriteFile(t, dhclientPath, string(code), 0o755)
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String(), "search corp.example example.test")
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--mtu=1400"}, args, []string{"sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--mtu=1400"}, args, []string{"sleep", "infinity"})...)
 	g.run(t, "sh", "-ec", nest)
 	return g
 }
@@ -79,7 +79,7 @@ func (s site) nested(t *testing.T, args ...string) *gate {
 // only interface is eth0, and is up.
 func (g *gate) guest(t *testing.T, name string) func(command ...string) *exec.Cmd {
 	t.Helper()
-	machine := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep 60"))
+	machine := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep infinity"))
 	awaitLine(t, machine, "(made)")
 	in := func(command ...string) *exec.Cmd {
 		return g.in(slices.Concat([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", machine.PID())}, command)...)
@@ -255,7 +255,7 @@ func TestABridgeTakesThePlaceOfTheInterface(t *testing.T) {
 // others on its link are told of the router.
 func TestTheInterfaceItselfTakesNoAdvertisement(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	addresses := func() string { return g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0") }
 	routes := func() string { return g.run(t, "ip", "-6", "route") }
 	testenv.Until(t, "the link-local address", func() bool { return !strings.Contains(addresses(), "tentative") })

@@ -38,7 +38,7 @@ func (s site) set(t *testing.T, path, value string) {
 
 func TestPingsGoOutAndComeBackWithWhatWasSent(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		for _, size := range []string{"16", "56", "1472", "4000"} {
 			out := g.run(t, "ping", "-c", "3", "-i", "0.01", "-W", "10", "-s", size, "-p", "c0ffee", outside.String())
@@ -62,7 +62,7 @@ func TestPingsAreAnsweredByTheOtherEnd(t *testing.T) {
 	for _, path := range []string{"/proc/sys/net/ipv4/icmp_echo_ignore_all", "/proc/sys/net/ipv6/icmp/echo_ignore_all"} {
 		s.outside.Do(t, func() error { return os.WriteFile(path, []byte("1"), 0o644) })
 	}
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		network, request, reply := "ip4:icmp", byte(8), byte(0)
 		if outside.Is6() {
@@ -146,7 +146,7 @@ func TestEverybodyInsideHasPingSockets(t *testing.T) {
 func TestPingsAreNeverForged(t *testing.T) {
 	s := newSite(t)
 	s.forbidPings(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	part := func(t *testing.T, to netip.Addr, answered bool) {
 		for _, size := range []string{"56", "4000"} {
 			r := s.Run(t, g.in("ping", "-c", "2", "-i", "0.01", "-W", "1", "-s", size, to.String()))
@@ -164,7 +164,7 @@ func TestPingsAreNeverForged(t *testing.T) {
 	}
 
 	s.allowPings(t)
-	g = startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g = startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, hole := range blackholes {
 		t.Run(fmt.Sprint(hole), func(t *testing.T) { part(t, hole, false) })
 	}

@@ -54,7 +54,7 @@ func arrived(t *testing.T, conn *net.TCPConn) (all, data uint32) {
 func TestKeepaliveProbesArriveOutside(t *testing.T) {
 	const enough = 3 // the first, and those at its pace
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	accepted := make(chan *net.TCPConn)
 	began := map[*net.TCPConn]uint32{}
 	var probed, silent []*net.TCPConn

@@ -73,7 +73,7 @@ func TestTheHostsLoopbackIsClosed(t *testing.T) {
 			udp := addrOf(serveUDP(t, s.Host, "[::]:0", func(_ *net.UDPConn, payload []byte, _ netip.AddrPort) {
 				arrived <- string(payload)
 			})).Port()
-			g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, flags...), "sleep", "60")...)
+			g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, flags...), "sleep", "infinity")...)
 			if routes := g.run(t, "sh", "-ec", routedOut); strings.Count(routes, " dev tap0 ") != 2 {
 				t.Fatalf("loopback inside is not routed to the gateway:\n%s", routes)
 			}
@@ -138,7 +138,7 @@ func TestTheHostsLoopbackOpensAtTheGateway(t *testing.T) {
 		"a range of ports": {"1-" + strconv.Itoa(int(other.Port())-1) + "," + strconv.Itoa(int(other.Port())+1) + "-65535", "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, "--net=slirp", "--host-loopback="+c.opened, "sleep", "60")
+			g := startGate(t, s.Host, "--net=slirp", "--host-loopback="+c.opened, "sleep", "infinity")
 			g.run(t, "probe", "exchange", inside(tcp4), "100000")
 			g.run(t, "probe", "exchange", inside(tcp6), "100000")
 			// Answers come from the address that was asked.

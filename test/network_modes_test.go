@@ -56,7 +56,7 @@ func TestADetachedNetworkReachesTheOutside(t *testing.T) {
 	udp := serveUDP(t, s.outside, at(s.outside.Addr4, 0), echoUDP)
 	loopback := serveTCP(t, s.Host, "127.0.0.1:0", echoTCP)
 	g := startGate(t, s.Host, "--net=slirp", "--detach-netns", "sh", "-c",
-		"readlink /proc/self/ns/net; probe exchange "+loopback.String()+" 1000; cat /etc/resolv.conf; echo done; exec sleep 60")
+		"readlink /proc/self/ns/net; probe exchange "+loopback.String()+" 1000; cat /etc/resolv.conf; echo done; exec sleep infinity")
 	g.awaitOutput(t, "done\n")
 	want := s.Run(t, s.Command(netns[0], netns[1])).Stdout + "ok\n" + s.ReadFile(t, "/etc/resolv.conf") + "done\n"
 	if got := g.Stdout(); got != want {

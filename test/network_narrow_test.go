@@ -36,8 +36,8 @@ ip link set narrow mtu 1300
 // sends it, the gate, learns of it by the router's ICMP error.
 func TestAStreamPassesANarrowLinkInside(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
-	machine := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep 60"))
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
+	machine := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep infinity"))
 	awaitLine(t, machine, "(made)")
 	g.run(t, "sh", "-ec", fmt.Sprintf(behindNAT, machine.PID()))
 	want := strings.Repeat("0123456789abcdef", 1<<16)

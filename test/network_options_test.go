@@ -130,7 +130,7 @@ func TestOptionsAreHonouredEverywhere(t *testing.T) {
 				s.hasAddress(t, prefix, s.outside.Interface)
 			}
 			port := serveTCP(t, s.outside, "[::]:0", echoTCP).Port()
-			g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, c.flags...), "sleep", "60")...)
+			g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, c.flags...), "sleep", "infinity")...)
 			links := g.links(t)
 			if l := links[c.ifname]; l.MTU != c.mtu || !slices.Equal(l.global(), c.addresses) || !slices.Contains(l.Flags, "UP") {
 				t.Errorf("%s is %+v\nwant MTU %d and addresses %q", c.ifname, l, c.mtu, c.addresses)
@@ -175,7 +175,7 @@ func TestEveryMTUCarriesAllSizes(t *testing.T) {
 	udp4, udp6 := serveUDP(t, s.outside, at(s.outside.Addr4, 0), echoUDP), serveUDP(t, s.outside, at(s.outside.Addr6, 0), echoUDP)
 	for _, mtu := range []int{576, 1280, 1500, 9000, 65520} {
 		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
-			g := startGate(t, s.Host, "--net=slirp", "--mtu="+strconv.Itoa(mtu), "sleep", "60")
+			g := startGate(t, s.Host, "--net=slirp", "--mtu="+strconv.Itoa(mtu), "sleep", "infinity")
 			if l := g.links(t)["tap0"]; l.MTU != mtu {
 				t.Errorf("tap0 has MTU %d", l.MTU)
 			}
@@ -195,7 +195,7 @@ func TestEveryMTUCarriesAllSizes(t *testing.T) {
 // nobody computes.
 func TestTheTAPHasOffloads(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	features := g.run(t, "ethtool", "-k", "tap0")
 	for _, f := range []string{
 		"tx-checksumming", "tx-checksum-ip-generic", "scatter-gather", "tcp-segmentation-offload",

@@ -29,7 +29,7 @@ func TestWhatIsDeniedIsRefusedAtOnce(t *testing.T) {
 			"by rules that deny": {"--egress-deny=" + rule("tcp", outside, shut), "--egress-deny=" + rule("udp", outside, int(closed.Port())), "--egress-deny=icmp://*"},
 		} {
 			t.Run(name, func(t *testing.T) {
-				g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, flags...), "sleep", "60")...)
+				g := startGate(t, s.Host, append(append([]string{"--net=slirp"}, flags...), "sleep", "infinity")...)
 				want := fmt.Sprintf("%s ok\n%s connection refused\n", at(outside, open), at(outside, shut))
 				if got := g.run(t, "probe", "connect", at(outside, open), at(outside, shut)); got != want {
 					t.Errorf("got\n%swant\n%s", got, want)
@@ -73,7 +73,7 @@ func TestNamesOpenTheirAddressesOnly(t *testing.T) {
 		"another port":             {"tcp://web.example.test:1", "web.example.test", refused},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow="+c.rule, "sleep", "60")
+			g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow="+c.rule, "sleep", "infinity")
 			if got := g.run(t, "probe", "connect", at(addr4, port)); got != refused(addr4) {
 				t.Errorf("before the name is looked up: %s", got)
 			}
@@ -94,7 +94,7 @@ func TestNamesOpenTheirAddressesOnly(t *testing.T) {
 func TestThePolicyChangesLive(t *testing.T) {
 	s := newSite(t)
 	port := int(serveTCP(t, s.outside, "[::]:0", echoTCP).Port())
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		held := s.Start(t, g.in("socat", "-u", "TCP:"+at(outside, port), "-"))
 		testenv.Until(t, "the connection", func() bool {
@@ -125,7 +125,7 @@ func TestThePolicyChangesLive(t *testing.T) {
 // Of many who add a rule at once, none overwrites another's.
 func TestRulesThatAreAddedAtOnceAllStay(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	var adding []*testenv.Process
 	for i := range 20 {
 		verb := []string{"allow", "deny"}[i%2]
@@ -151,7 +151,7 @@ func TestTheHostsOwnAddressesCanBeShut(t *testing.T) {
 	if r := s.Run(t, s.RootCommand("ip", "route", "add", "local", "203.0.113.0/24", "dev", "lo")); r.Code != 0 {
 		t.Fatal(r)
 	}
-	g := startGate(t, s.Host, "--net=slirp", "--egress-deny=any://@host", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--egress-deny=any://@host", "sleep", "infinity")
 	local := at(mustAddr("203.0.113.7"), port) // no interface has it
 	if got := g.run(t, "probe", "connect", local); got != local+" connection refused\n" {
 		t.Error(got)
@@ -184,7 +184,7 @@ func TestAGateWithoutAPolicySaysSo(t *testing.T) {
 			t.Errorf("%s: %v", flag, r)
 		}
 	}
-	g := startGate(t, s.Host, "--net=none", "sleep", "60")
+	g := startGate(t, s.Host, "--net=none", "sleep", "infinity")
 	if r := g.ctl(t, "policy", "show"); r.Code != 1 || len(lacks(r.Stderr, "start it with slirp")) > 0 {
 		t.Errorf("gatectl policy show: %v", r)
 	}
@@ -199,7 +199,7 @@ func TestOutgoingConnectionsHaveTheSourceThatIsAskedFor(t *testing.T) {
 	server := s.names(t, zone...)
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String())
 	g := startGate(t, s.Host, "--net=slirp", "--outbound-addr="+second4.String(), "--outbound-addr="+second6.String(),
-		"--outbound-interface="+s.outside.Interface, "--host-loopback=all", "sleep", "60")
+		"--outbound-interface="+s.outside.Interface, "--host-loopback=all", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, host netip.Addr) {
 		want := second4
 		if outside.Is6() {

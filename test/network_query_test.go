@@ -123,7 +123,7 @@ func TestQueriesAndAnswersPassByteForByte(t *testing.T) {
 		return a
 	}
 	seen := s.upstream(t, answer)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	truncated := dnsQuery(t, dnsmessage.TypeTXT, dnsmessage.ClassINET)
 	truncated[1] = 0x12
 	notify := dnsQuery(t, dnsmessage.TypeSOA, dnsmessage.ClassINET)
@@ -222,7 +222,7 @@ func TestManyQueriesASecondAreAllAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String())
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	query := hex.EncodeToString(dnsQuery(t, dnsmessage.TypeA, dnsmessage.ClassINET))
 	if got := g.run(t, "probe", "queries", net.JoinHostPort(dns4, "53"), strconv.Itoa(count), query); got != strconv.Itoa(count)+"\n" {
 		t.Errorf("%s of %d queries are answered", strings.TrimSpace(got), count)

@@ -16,7 +16,7 @@ func TestTheNamespacesResolvConfFollowsTheHosts(t *testing.T) {
 	s.names(t, zone...)
 	server := "nameserver " + s.outside.Addr4.String()
 	s.resolvConf(t, server, "search nowhere.test")
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	await := func(search, options string) {
 		t.Helper()
 		want := search + "nameserver " + dns4 + "\nnameserver " + dns6 + "\n" + options
@@ -58,7 +58,7 @@ func TestDeadUpstreamsAreAServerFailureInTime(t *testing.T) {
 	if r := s.outside.Run(t, s.outside.Command("ip", "route", "add", "blackhole", blackholes[0].String())); r.Code != 0 {
 		t.Fatal(r)
 	}
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, how := range []string{"+notcp", "+tcp"} {
 		// The same wait that the namespace's resolver has.
 		if got := g.dig(t, "@"+dns4, how, "+timeout=1", "web.example.test"); got != "SERVFAIL" {
@@ -73,7 +73,7 @@ func TestUpstreamsRotate(t *testing.T) {
 	first := names(t, s.Host, s.RootCommand, []string{"127.0.0.53"}, zone...)
 	second := names(t, s.Host, s.RootCommand, []string{"127.0.0.54"}, zone...)
 	s.resolvConf(t, "nameserver 127.0.0.53", "nameserver 127.0.0.54", "options rotate")
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for range 4 {
 		if got := g.dig(t, "@"+dns4, "web.example.test"); got != "NOERROR 198.51.100.80" {
 			t.Error(got)
@@ -91,7 +91,7 @@ func TestTheGatewayIsFoundByName(t *testing.T) {
 	s := newSite(t)
 	s.resolvConf(t, "nameserver "+s.outside.HostAddr4.String()) // nobody
 	port := serveTCP(t, s.Host, "127.0.0.1:0", echoTCP).Port()
-	g := startGate(t, s.Host, "--net=slirp", "--host-loopback=all", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--host-loopback=all", "sleep", "infinity")
 	for question, want := range map[string]string{
 		"host.gatekit.internal A":    "NOERROR " + gateway4,
 		"host.gatekit.internal AAAA": "NOERROR " + gateway6,

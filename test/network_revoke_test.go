@@ -47,7 +47,7 @@ func TestDatagramsAndPingsEndWithThePolicy(t *testing.T) {
 	s := newSite(t)
 	s.allowPings(t)
 	s.unlimitedICMP(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		peers := make(chan netip.AddrPort, 16)
 		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, payload []byte, from netip.AddrPort) {
@@ -111,7 +111,7 @@ func (s site) isOver(t *testing.T, flow netip.AddrPort) bool {
 func TestFlowsOfAQuestionEndSoon(t *testing.T) {
 	s := newSite(t)
 	s.unlimitedICMP(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	var ends []netip.AddrPort
 	for _, port := range []int{123, 5000} {
 		peers := make(chan netip.AddrPort, 1)
@@ -137,7 +137,7 @@ func TestNamesCloseWithTheirAnswers(t *testing.T) {
 	s.names(t, "--local=/test/", "--host-record=web.example.test,"+addr.String()+",1")
 	s.resolvConf(t, "nameserver "+addr.String())
 	port := int(serveTCP(t, s.outside, at(addr, 0), echoTCP).Port())
-	g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow=tcp://web.example.test", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow=tcp://web.example.test", "sleep", "infinity")
 	if got := g.dig(t, "@"+dns4, "web.example.test"); got != "NOERROR "+addr.String() {
 		t.Fatal(got)
 	}
@@ -176,7 +176,7 @@ func TestANameDoesNotLeadToTheHostsLoopback(t *testing.T) {
 	s.resolvConf(t, "nameserver "+s.outside.Addr4.String())
 	touched := make(chan string, 64)
 	port := serveTCP(t, s.Host, "[::]:0", func(c *net.TCPConn) { touched <- c.LocalAddr().String() }).Port()
-	g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow=any://*.example.test", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--egress-default=deny", "--egress-allow=any://*.example.test", "sleep", "infinity")
 	if routes := g.run(t, "sh", "-ec", routedOut); strings.Count(routes, " dev tap0 ") != 2 {
 		t.Fatalf("loopback inside is not routed to the gateway:\n%s", routes)
 	}

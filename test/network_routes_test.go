@@ -190,7 +190,7 @@ func TestFlowsFollowTheHostsRoutes(t *testing.T) {
 	first, other := w.outside, w.other
 	w.leave(t, first)
 	w.leave(t, other)
-	g := startGate(t, w.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, w.Host, "--net=slirp", "sleep", "infinity")
 	askers := w.askers(t, g)
 	w.goes(t, g, askers, nowhere)
 
@@ -220,7 +220,7 @@ func TestFlowsLeaveByTheInterfaceThatIsAskedFor(t *testing.T) {
 	other := w.other
 	byOther := []string{"route add default metric 100 via " + other.Addr4.String(), "-6 route add default metric 2000 via " + other.Addr6.String() + " dev " + other.Interface}
 	w.ip(t, byOther...)
-	g := startGate(t, w.Host, "--net=slirp", "--outbound-interface="+other.Interface, "sleep", "60")
+	g := startGate(t, w.Host, "--net=slirp", "--outbound-interface="+other.Interface, "sleep", "infinity")
 	askers := w.askers(t, g)
 	w.goes(t, g, askers, "other", other.HostAddr4, other.HostAddr6)
 	w.leave(t, other)
@@ -245,7 +245,7 @@ func TestAnOutboundAddressIsForItsFamily(t *testing.T) {
 		{second4, [2]netip.Addr{second4, first.HostAddr6}},
 		{second6, [2]netip.Addr{first.HostAddr4, second6}},
 	} {
-		g := startGate(t, w.Host, "--net=slirp", "--outbound-addr="+c.flag.String(), "sleep", "60")
+		g := startGate(t, w.Host, "--net=slirp", "--outbound-addr="+c.flag.String(), "sleep", "infinity")
 		w.goes(t, g, w.askers(t, g), "first", c.source[0], c.source[1])
 		for i, to := range anycast {
 			if from := w.pingedFrom(t, g, to); from != c.source[i] {
@@ -293,14 +293,14 @@ func TestMetadataIsReachedUnlessDenied(t *testing.T) {
 			t.Fatal(r)
 		}
 		addr := at(metadata, int(serveTCP(t, s.outside, at(metadata, 0), echoTCP).Port()))
-		g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+		g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 		g.run(t, "probe", "exchange", addr, "1000")
 		g.stop(t)
 		rule := metadata.String()
 		if metadata.Is6() {
 			rule = "[" + rule + "]"
 		}
-		g = startGate(t, s.Host, "--net=slirp", "--egress-deny=any://"+rule, "sleep", "60")
+		g = startGate(t, s.Host, "--net=slirp", "--egress-deny=any://"+rule, "sleep", "infinity")
 		if got := g.run(t, "probe", "connect", addr); got != addr+" connection refused\n" {
 			t.Error(got)
 		}

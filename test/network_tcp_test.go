@@ -28,7 +28,7 @@ func TestFilesComeFromAServerOutside(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := s.fileServer(t, dir)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	want := fmt.Sprintf("%x", sha256.Sum256(content))
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		g.run(t, "curl", "-sS", "--fail", "-o", "/tmp/fetched", url(outside, port, "file"))
@@ -58,7 +58,7 @@ func TestFilesGoToAServerOutside(t *testing.T) {
 		server.Close()
 		<-served
 	})
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	want := fmt.Sprintf("%d <nil> %x", large, sha256.Sum256([]byte(content)))
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		if got := g.run(t, "curl", "-sS", "--fail", "-T", "/srv/file", url(outside, 80, "file")); got != want {
@@ -71,7 +71,7 @@ func TestFilesGoToAServerOutside(t *testing.T) {
 func TestBytesGoBothWaysAtOnce(t *testing.T) {
 	s := newSite(t)
 	port := serveTCP(t, s.outside, "[::]:0", echoTCP).Port()
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		g.run(t, "probe", "exchange", at(outside, int(port)), strconv.Itoa(large))
 		g.run(t, "probe", "exchange", at(outside, int(port)), "0")
@@ -82,7 +82,7 @@ func TestBytesGoBothWaysAtOnce(t *testing.T) {
 // its stdin, and what the server says, until both have ended.
 func TestEachSideMayEndItsHalfFirst(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		t.Run("inside", func(t *testing.T) {
 			server := serveTCP(t, s.outside, at(outside, 0), func(conn *net.TCPConn) {
@@ -125,7 +125,7 @@ func TestEachSideMayEndItsHalfFirst(t *testing.T) {
 
 func TestResetsAreCarriedAcross(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		t.Run("from outside", func(t *testing.T) {
 			server := serveTCP(t, s.outside, at(outside, 0), func(conn *net.TCPConn) {
@@ -155,7 +155,7 @@ func TestResetsAreCarriedAcross(t *testing.T) {
 // probe would try for two minutes.
 func TestARefusedConnectionIsReset(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		closed := at(outside, 9)
 		if got := g.run(t, "probe", "connect", closed); got != closed+" connection refused\n" {
@@ -170,7 +170,7 @@ func TestARefusedConnectionIsReset(t *testing.T) {
 func TestAnAddressThatDoesNotAnswerStallsNobody(t *testing.T) {
 	s := newSite(t)
 	port := serveTCP(t, s.outside, "[::]:0", echoTCP).Port()
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	var waiting []*testenv.Process
 	var keys []io.Closer
 	for _, hole := range blackholes {
@@ -198,7 +198,7 @@ func TestAnAddressThatDoesNotAnswerStallsNobody(t *testing.T) {
 func TestTheHostIsReachedAtItsAddresses(t *testing.T) {
 	s := newSite(t)
 	port := serveTCP(t, s.Host, "[::]:0", echoTCP).Port()
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, _, host netip.Addr) {
 		g.run(t, "probe", "exchange", at(host, int(port)), "100000")
 	})
@@ -207,7 +207,7 @@ func TestTheHostIsReachedAtItsAddresses(t *testing.T) {
 // One stream each way; how fast is the benchmark's to say.
 func TestIperf3(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--mtu=1500", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--mtu=1500", "sleep", "infinity")
 	const amount = 64 << 20
 	// The port is iperf3's own; this machine is the test's alone.
 	server := s.outside.Start(t, s.outside.Command("iperf3", "--server", "--forceflush"))

@@ -151,7 +151,7 @@ var _ = testenv.Probe("udp-large", func(args []string) int {
 func TestTracesShowTheHopsOutside(t *testing.T) {
 	s := newSite(t)
 	far := s.farther(t, 1500)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for name, hops := range map[string][]netip.Addr{
 		"over IPv4": {netip.MustParseAddr("10.0.2.2"), s.outside.Addr4, far.addr4},
 		"over IPv6": {netip.MustParseAddr("fd67:6174:656b::2"), s.outside.Addr6, far.addr6},
@@ -182,7 +182,7 @@ func TestTracesShowTheHopsOutside(t *testing.T) {
 func TestThePathsMTUReachesTheGuest(t *testing.T) {
 	s := newSite(t)
 	far := s.farther(t, 1400)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for name, addr := range map[string]netip.Addr{"over IPv4": far.addr4, "over IPv6": far.addr6} {
 		t.Run(name, func(t *testing.T) {
 			server := addrOf(serveUDP(t, far, at(addr, 0), echoUDP)).String()
@@ -230,7 +230,7 @@ func TestUnreachableIsToldAtOnce(t *testing.T) {
 			t.Fatal(r)
 		}
 	}
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, c := range []struct{ name, addr, tcp, udp string }{
 		{"a closed port", s.outside.Addr4.String(), "connection refused", "connection refused"},
 		{"a closed port over IPv6", s.outside.Addr6.String(), "connection refused", "connection refused"},
@@ -261,7 +261,7 @@ func TestUnreachableIsToldAtOnce(t *testing.T) {
 // The gate's interface has its addresses, and nothing that is in doubt.
 func TestIPv6InsideIsSettled(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0")
 	if strings.Count(out, "inet6") != 2 || !strings.Contains(out, " fd67:6174:656b::100/64 scope global") || !strings.Contains(out, " fe80::") {
 		t.Errorf("%s\nwant the address and a link-local one", out)
@@ -281,7 +281,7 @@ func TestIPv6InsideIsSettled(t *testing.T) {
 func TestWithoutIPv6TheInterfaceHasNone(t *testing.T) {
 	s := newSite(t)
 	for _, flag := range []string{"--ipv6=false", "--mtu=1000"} {
-		g := startGate(t, s.Host, "--net=slirp", flag, "sleep", "60")
+		g := startGate(t, s.Host, "--net=slirp", flag, "sleep", "infinity")
 		if out := g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0"); out != "" {
 			t.Errorf("%s: %s\nwant no address", flag, out)
 		}
@@ -298,7 +298,7 @@ func TestWithoutIPv6TheInterfaceHasNone(t *testing.T) {
 // An address that the gateway has cannot be taken inside; any other can.
 func TestDuplicateAddressesAreDetected(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.tap0.accept_dad=1")
 	g.run(t, "ip", "address", "add", "fd67:6174:656b::2/64", "dev", "tap0")
 	g.run(t, "ip", "address", "add", "fd67:6174:656b::77/64", "dev", "tap0")
@@ -321,7 +321,7 @@ func TestIPv6FailsAtOnceOnAHostWithoutIt(t *testing.T) {
 	s.Do(t, func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644)
 	})
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, addr := range []string{"2001:db8::2", "2606:4700::1111"} {
 		to := at(netip.MustParseAddr(addr), int(port))
 		if got, want := g.run(t, "probe", "connect", to), to+" network is unreachable\n"; got != want {

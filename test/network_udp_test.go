@@ -18,7 +18,7 @@ import (
 func TestDatagramsOfAllSizesGoToSeveralPeersFromOneSocket(t *testing.T) {
 	s := newSite(t)
 	other := s.Host.Outside(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for name, addrs := range map[string][]netip.Addr{
 		"over IPv4": {s.outside.Addr4, other.Addr4, s.outside.HostAddr4},
 		"over IPv6": {s.outside.Addr6, other.Addr6, s.outside.HostAddr6},
@@ -44,7 +44,7 @@ func TestDatagramsOfAllSizesGoToSeveralPeersFromOneSocket(t *testing.T) {
 
 func TestDatagramsThatTheKernelCutsArriveOneByOne(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		g.run(t, "probe", "segments", addrOf(serveUDP(t, s.outside, at(outside, 0), echoUDP)).String())
 	})
@@ -54,7 +54,7 @@ func TestDatagramsThatTheKernelCutsArriveOneByOne(t *testing.T) {
 // wherever it goes (RFC 4787, REQ-1).
 func TestPeersSeeOneSource(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, host netip.Addr) {
 		sources := make(chan netip.AddrPort, 2)
 		args := []string{"probe", "send"}
@@ -74,7 +74,7 @@ func TestPeersSeeOneSource(t *testing.T) {
 // program of the same machine sends does not come in.
 func TestDatagramsInsideHaveTheirTrueSource(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		stranger := listenUDP(t, s.outside, at(outside, 0))
 		defer stranger.Close()
@@ -100,7 +100,7 @@ func TestDatagramsInsideHaveTheirTrueSource(t *testing.T) {
 
 func TestUDPFilteringOffLetsStrangersIn(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--udp-filtering=none", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--udp-filtering=none", "sleep", "infinity")
 	stranger := listenUDP(t, s.outside, at(s.outside.Addr4, 0))
 	defer stranger.Close()
 	server := serveUDP(t, s.outside, at(s.outside.Addr4, 0), func(c *net.UDPConn, _ []byte, from netip.AddrPort) {
@@ -118,7 +118,7 @@ func TestUDPFilteringOffLetsStrangersIn(t *testing.T) {
 // what comes from the address that it asked.
 func TestAConnectedSocketGetsItsAnswer(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, payload []byte, from netip.AddrPort) {
 			_, _ = c.WriteToUDPAddrPort(fmt.Appendf(nil, "[%s]", payload), from)
@@ -188,7 +188,7 @@ var _ = testenv.Probe("meet", func(args []string) int {
 // hairpinning).
 func TestTwoInsideMeetWhereTheOutsideSeesThem(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		server := serveUDP(t, s.outside, at(outside, 0), func(c *net.UDPConn, _ []byte, from netip.AddrPort) {
 			from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
@@ -206,7 +206,7 @@ func TestTwoInsideMeetWhereTheOutsideSeesThem(t *testing.T) {
 func TestAStreamToAProgramThatIsGoneIsRefused(t *testing.T) {
 	s := newSite(t)
 	s.unlimitedICMP(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	s.both(t, func(t *testing.T, outside, _ netip.Addr) {
 		peers := make(chan netip.AddrPort, 1)
 		server := serveUDP(t, s.outside, at(outside, 0), func(_ *net.UDPConn, _ []byte, from netip.AddrPort) { peers <- from })
@@ -299,7 +299,7 @@ var _ = testenv.Probe("wide", func(args []string) int {
 // who listens to the group.
 func TestBroadcastAndMulticastStayInside(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for group, others := range map[string][]string{"239.1.2.3": {"255.255.255.255", "10.0.2.255"}, "ff0e::1234": nil} {
 		t.Run(group, func(t *testing.T) {
 			var member *net.UDPConn

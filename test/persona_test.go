@@ -163,7 +163,7 @@ func TestFlagsForHelpersMeanWhatIsBuiltIn(t *testing.T) {
 // RootlessKit's name of --source-ip.
 func TestSourceIPByItsOtherName(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--source-ip-transparent=false", "-p", "8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--source-ip-transparent=false", "-p", "8080:80/tcp", "sleep", "infinity")
 	g.witness(t, "tcp,127.0.0.1,80")
 	expectLoopback(t, "tcp", s.outside, at(s.outside.HostAddr4, 8080))
 	r := runGate(t, s.Host, "--net=slirp", "--source-ip-transparent=false", "--source-ip=preserve", "true")
@@ -177,7 +177,7 @@ func TestSourceIPByItsOtherName(t *testing.T) {
 func TestPrintsWhatRootlessctlPrints(t *testing.T) {
 	s := newSite(t)
 	bin := asRootlesskit(t, s.Host)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", "[::1]:5353:127.0.0.1:53/udp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", "[::1]:5353:127.0.0.1:53/udp", "sleep", "infinity")
 	socket := "--socket=" + g.stateDir + "/api.sock"
 	for _, args := range [][]string{{"list-ports"}, {"info"}, {"--debug", "list-ports"}} {
 		var prints [2]string

@@ -28,7 +28,7 @@ func TestWhatListensInsideIsPublishedAutomatically(t *testing.T) {
 		"detached": {"--net=slirp", "--detach-netns"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, append(flags, "-p", "auto", "sleep", "60")...)
+			g := startGate(t, s.Host, append(flags, "-p", "auto", "sleep", "infinity")...)
 			for i, network := range []string{"tcp", "udp"} {
 				for j, ip := range []string{"127.0.0.1", "::1", "0.0.0.0"} {
 					port := 8000 + 10*i + j
@@ -52,7 +52,7 @@ func TestWhatListensInsideIsPublishedAutomatically(t *testing.T) {
 
 func TestAutomaticForwardsAreTurnedOnAndOff(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:8080")
 	if r := g.ctl(t, "add-ports", "auto"); r.Stdout != "auto\n" || r.Code != 0 {
 		t.Fatal(r)
@@ -83,7 +83,7 @@ func TestAutomaticForwardsNeedAPortDriver(t *testing.T) {
 	if missing := lacks(r.Stderr, "--publish needs a port driver"); r.Code != 2 || missing != nil {
 		t.Errorf("%v\nwant exit code 2; it lacks %q", r, missing)
 	}
-	g := startGate(t, s.Host, "--net=none", "sleep", "60")
+	g := startGate(t, s.Host, "--net=none", "sleep", "infinity")
 	if r := g.ctl(t, "add-ports", "auto"); r.Code != 1 || len(lacks(r.Stderr, "no port driver")) > 0 {
 		t.Error(r)
 	}

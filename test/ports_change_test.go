@@ -36,7 +36,7 @@ func listening(t *testing.T, m machine, addr string) error {
 
 func TestRemovingAForwardFreesItsPortAtOnce(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	g.serve(t, "udp", "127.0.0.1:80")
 	c := g.client(t)
@@ -73,7 +73,7 @@ func TestATakenAddressIsAConflict(t *testing.T) {
 	serveTCP(t, s.Host, "127.0.0.1:8080", echoTCP)
 	serveUDP(t, s.Host, "127.0.0.1:8080", echoUDP)
 	serveTCP(t, s.Host, "[::1]:8081", echoTCP)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:9090:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:9090:80/tcp", "sleep", "infinity")
 	for name, specs := range map[string][]string{
 		"by another program":                      {"127.0.0.1:8080:80/tcp"},
 		"by another program, UDP":                 {"127.0.0.1:8080:80/udp"},
@@ -108,7 +108,7 @@ func TestATakenAddressIsAConflict(t *testing.T) {
 
 func TestPortZeroIsFilledIn(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:0:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:0:80/tcp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80", "[::1]:80")
 	g.serve(t, "udp", "127.0.0.1:80")
 	added := g.add(t, "0:80/tcp", "0:80/udp", "[::1]:0:80/tcp6")
@@ -127,7 +127,7 @@ func TestPortZeroIsFilledIn(t *testing.T) {
 
 func TestASpecComesBackAsItWasSent(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	c := g.client(t)
 	var want []api.PortStatus
 	for i, spec := range []api.PortSpec{
@@ -162,7 +162,7 @@ func TestASpecComesBackAsItWasSent(t *testing.T) {
 
 func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	good := api.PortSpec{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: 8001, ChildPort: 80}
 	for name, change := range map[string]func(*api.PortSpec){
 		"no protocol":             func(s *api.PortSpec) { s.Proto = "" },
@@ -193,7 +193,7 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 
 func TestAPrivilegedPortIsExplained(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, spec := range []string{"80:80/tcp", "127.0.0.1:53:53/udp"} {
 		_, err := g.tryAdd(t, spec)
 		if err == nil {

@@ -41,7 +41,7 @@ func (g *gate) dockerProxy(t *testing.T, proto, hostIP string, hostPort int) *te
 func TestDockersProxySteersAGate(t *testing.T) {
 	s := newSite(t)
 	s.WriteFile(t, "/srv/docker-proxy", dockerProxyScript, 0o755)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, proto := range []string{"tcp", "udp"} {
 		t.Run(proto, func(t *testing.T) {
 			// One proxy for each family, and the same port.

@@ -56,8 +56,8 @@ ip route add default via 172.17.0.1
 func TestAContainerBehindDockersRulesSeesItsClients(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp", "-p", "8090:127.0.0.1:8090/tcp4", "-p", "8090:127.0.0.1:8090/udp4",
-		"-p", "8091:127.0.0.1:8091/tcp4", "sleep", "60")
-	container := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep 60"))
+		"-p", "8091:127.0.0.1:8091/tcp4", "sleep", "infinity")
+	container := g.host.Start(t, g.in("unshare", "-n", "sh", "-c", "echo made; exec sleep infinity"))
 	awaitLine(t, container, "(made)")
 	inContainer := func(command ...string) *exec.Cmd {
 		return g.in(slices.Concat([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", container.PID())}, command)...)

@@ -76,7 +76,7 @@ func (s site) drainings(t *testing.T, g *gate) map[string]draining {
 
 func TestConnectionsOutliveTheirForwardAsAsked(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	for by, way := range s.drainings(t, g) {
 		for _, c := range []struct {

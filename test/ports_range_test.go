@@ -33,7 +33,7 @@ func TestAThousandPortsGrowTheGateByLessThanTwoMegabytes(t *testing.T) {
 		if g != nil {
 			g.stop(t)
 		}
-		g = startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:7999:80/tcp", "sleep", "60")
+		g = startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:7999:80/tcp", "sleep", "infinity")
 		g.ctlOutput(t, "list-ports") // what a first call takes is not the range's either
 		before := anonymous(t, g.PID())
 		ids := strings.Fields(g.ctlOutput(t, "add-ports", "8000-8999:8000-8999/tcp"))

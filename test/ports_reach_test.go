@@ -152,7 +152,7 @@ func (s site) unlimitedICMP(t *testing.T) {
 func TestAForwardListensWhereItIsAskedTo(t *testing.T) {
 	s := newSite(t)
 	s.unlimitedICMP(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for _, network := range []string{"tcp", "udp"} {
 		g.serve(t, network, "127.0.0.1:80", "[::1]:80")
 	}
@@ -197,7 +197,7 @@ func TestAForwardListensWhereItIsAskedTo(t *testing.T) {
 
 func TestAForwardReachesServicesWhereverTheyListen(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	child4, child6 := "10.0.2.100", "fd67:6174:656b::100"
 	both := []string{"127.0.0.1", "::1"} // of the Host
 	for i, c := range []struct {
@@ -234,7 +234,7 @@ func TestAForwardReachesServicesWhereverTheyListen(t *testing.T) {
 // and the namespace's, where the service is.
 func TestLinkLocalAddressesNameAnInterfaceOfTheirSide(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	_, inside, _ := strings.Cut(g.run(t, "ip", "-6", "-o", "address", "show", "dev", "tap0", "scope", "link"), "inet6 ")
 	inside, _, _ = strings.Cut(inside, "/")
 	host := "fe80::1"

@@ -33,7 +33,7 @@ func specsOf(t *testing.T, g *gate) []api.PortSpec {
 func TestForwardsAreBackAfterAKill(t *testing.T) {
 	s := newSite(t)
 	start := func() *gate {
-		return startGate(t, s.Host, "--net=slirp", "--restore-ports", "-p", "127.0.0.1:0:80/tcp", "sleep", "60")
+		return startGate(t, s.Host, "--net=slirp", "--restore-ports", "-p", "127.0.0.1:0:80/tcp", "sleep", "infinity")
 	}
 	g := start()
 	g.add(t, "[::1]:8080:80/tcp", "8081:127.0.0.1:80/tcp4", "127.0.0.1:8082-8084:80-82/udp", "127.0.0.1:0:80/tcp")
@@ -67,7 +67,7 @@ func TestForwardsAreBackAfterAKill(t *testing.T) {
 	})
 	g.stop(t)
 	t.Run("not without the flag", func(t *testing.T) {
-		g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+		g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 		if specs := specsOf(t, g); len(specs) != 0 {
 			t.Errorf("there are %v", specs)
 		}
@@ -86,7 +86,7 @@ func TestNoAnsweredChangeIsLostInAKill(t *testing.T) {
 	next := 10000
 	known := map[int]bool{} // ports, and whether there is a forward, as far as was answered
 	for round := range 5 {
-		g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+		g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "infinity")
 		there := map[int]bool{}
 		for _, spec := range specsOf(t, g) {
 			there[spec.ParentPort] = true
@@ -141,12 +141,12 @@ func TestNoAnsweredChangeIsLostInAKill(t *testing.T) {
 
 func TestAForwardThatCannotComeBackIsAWarning(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "infinity")
 	g.add(t, "127.0.0.1:8080:80/tcp", "127.0.0.1:8081:80/tcp")
 	kill(t, g.PID())
 	g.Wait(t)
 	serveTCP(t, s.Host, "127.0.0.1:8080", echoTCP)
-	g = startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "60")
+	g = startGate(t, s.Host, "--net=slirp", "--restore-ports", "sleep", "infinity")
 	want := []api.PortSpec{{Proto: "tcp", ParentIP: "127.0.0.1", ParentPort: 8081, ChildPort: 80}}
 	if diff := cmp.Diff(want, specsOf(t, g)); diff != "" {
 		t.Errorf("forwards (-want +got):\n%s", diff)
@@ -161,7 +161,7 @@ func TestAForwardThatCannotComeBackIsAWarning(t *testing.T) {
 func TestAutomaticForwardsAreWantedAgainAfterAKill(t *testing.T) {
 	s := newSite(t)
 	start := func(args ...string) *gate {
-		g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, args, []string{"sleep", "60"})...)
+		g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, args, []string{"sleep", "infinity"})...)
 		g.serve(t, "tcp", "127.0.0.1:8080")
 		return g
 	}

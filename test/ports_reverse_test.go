@@ -28,7 +28,7 @@ func (r reversing) try(t *testing.T) {
 		awaitLine(t, s.Start(t, s.Command("probe", "service", network, "127.0.0.1:5432", "[::1]:5433")), `serving .*\n`)
 	}
 	start := func() *gate {
-		return startGate(t, s.Host, slices.Concat(r.flags, []string{"--restore-ports", "sleep", "60"})...)
+		return startGate(t, s.Host, slices.Concat(r.flags, []string{"--restore-ports", "sleep", "infinity"})...)
 	}
 	g := start()
 	ids := strings.Fields(g.ctlOutput(t, append([]string{"add-ports", "--reverse"}, r.add...)...))
@@ -114,7 +114,7 @@ func TestTheGatewayLeadsToPortsOfTheHost(t *testing.T) {
 		})
 	}
 	t.Run("without a gateway", func(t *testing.T) {
-		g := startGate(t, newSite(t).Host, "--net=none", "--port-driver=builtin", "sleep", "60")
+		g := startGate(t, newSite(t).Host, "--net=none", "--port-driver=builtin", "sleep", "infinity")
 		r := g.ctl(t, "add-ports", "--reverse", "127.0.0.1:5432:10.0.2.2:5432/tcp")
 		if r.Code != 1 || !strings.HasSuffix(r.Stderr, "the namespace does not have the address 10.0.2.2, nor a gateway that has it\n") {
 			t.Errorf("%v", r)
@@ -124,7 +124,7 @@ func TestTheGatewayLeadsToPortsOfTheHost(t *testing.T) {
 }
 
 func TestReverseSpecsThatCannotWorkAreWrongUsage(t *testing.T) {
-	g := startGate(t, newSite(t).Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, newSite(t).Host, "--net=slirp", "sleep", "infinity")
 	for _, spec := range []string{"auto", "0:5432/tcp", "0.0.0.0:5432:5432/tcp"} {
 		if r := g.ctl(t, "add-ports", "--reverse", spec); r.Code != 2 {
 			t.Errorf("%q: %v", spec, r)

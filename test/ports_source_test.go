@@ -158,7 +158,7 @@ func (g *gate) expectListed(t *testing.T, want ...string) {
 
 func TestServicesSeeTheAddressOfTheirClient(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for i, c := range []struct{ service, child string }{
 		{"0.0.0.0", ""},
 		{"0.0.0.0", "127.0.0.1:"},
@@ -205,7 +205,7 @@ func TestClientsKeepTheirAddressInAllKindsOfGates(t *testing.T) {
 	} {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			s := newSite(t)
-			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, flags, publishAll, []string{"sleep", "60"})...)
+			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, flags, publishAll, []string{"sleep", "infinity"})...)
 			g.witness(t, everywhere...)
 			for _, network := range []string{"tcp", "udp"} {
 				expectOwn(t, network, s.outside, at(s.outside.HostAddr4, 8080))
@@ -219,7 +219,7 @@ func TestClientsKeepTheirAddressInAllKindsOfGates(t *testing.T) {
 // same port of its own.
 func TestClientsAreToldApart(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"-p", "8081:80/tcp", "sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"-p", "8081:80/tcp", "sleep", "infinity"})...)
 	g.witness(t, everywhere...)
 	second := s.Host.Outside(t)
 	for _, network := range []string{"tcp", "udp"} {
@@ -231,7 +231,7 @@ func TestClientsAreToldApart(t *testing.T) {
 
 func TestTheHostItselfIsSeenAsTheLoopback(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "infinity"})...)
 	g.witness(t, everywhere...)
 	for _, network := range []string{"tcp", "udp"} {
 		for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), s.outside.HostAddr4, s.outside.HostAddr6} {
@@ -242,7 +242,7 @@ func TestTheHostItselfIsSeenAsTheLoopback(t *testing.T) {
 
 func TestSourceIPCanBeTurnedOff(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--source-ip=off"}, publishAll, []string{"sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp", "--source-ip=off"}, publishAll, []string{"sleep", "infinity"})...)
 	g.witness(t, everywhere...)
 	g.expectListed(t, "off", "off")
 	for _, network := range []string{"tcp", "udp"} {
@@ -282,7 +282,7 @@ func TestClientsToWhomAnotherRouteLeadsAreServed(t *testing.T) {
 		"to an error":          {"prohibit CLIENT", "unreachable CLIENT"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+			g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "infinity"})...)
 			g.witness(t, everywhere...)
 			g.expectListed(t, "preserve", "preserve")
 			g.shell(t,
@@ -320,7 +320,7 @@ func TestClientsToWhomAnotherRouteLeadsAreServed(t *testing.T) {
 // once for each client.
 func TestClientsWhomAFirewallInsideDropsAreServed(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "infinity"})...)
 	g.witness(t, everywhere...)
 	g.shell(t,
 		"nft add table ip wall",
@@ -339,7 +339,7 @@ func TestClientsWhomAFirewallInsideRefusesAreServed(t *testing.T) {
 	s := newSite(t)
 	second := s.Host.Outside(t)
 	g := startGate(t, s.Host, "--net=slirp", // to one address each, as Docker does
-		"-p", "8080:127.0.0.1:80/tcp4", "-p", "8080:[::1]:80/tcp6", "-p", "8080:127.0.0.1:80/udp4", "-p", "8080:[::1]:80/udp6", "sleep", "60")
+		"-p", "8080:127.0.0.1:80/tcp4", "-p", "8080:[::1]:80/tcp6", "-p", "8080:127.0.0.1:80/udp4", "-p", "8080:[::1]:80/udp6", "sleep", "infinity")
 	g.witness(t, everywhere...)
 	g.shell(t,
 		"nft add table inet wall",
@@ -369,7 +369,7 @@ func TestClientsWhomAFirewallInsideRefusesAreServed(t *testing.T) {
 // neither the loopback's nor the interface's, by the fast path.
 func TestWhereNoAddressCanBeKeptTheFastPathServes(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.run(t, "ip", "address", "add", "10.9.9.9/32", "dev", "lo")
 	for i, c := range []struct {
 		service, child string
@@ -401,7 +401,7 @@ func TestWhereNoAddressCanBeKeptTheFastPathServes(t *testing.T) {
 // on the other family alone, it is served by that.
 func TestRefusalsReachTheClient(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", "8081:81/tcp", "-p", "8081:81/udp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "-p", "8081:81/tcp", "-p", "8081:81/udp", "sleep", "infinity")
 	for _, host := range []netip.Addr{s.outside.HostAddr4, s.outside.HostAddr6} {
 		conn, err := dialTCP(t, s.outside, at(host, 8080))
 		if err == nil {
@@ -427,7 +427,7 @@ func TestRefusalsReachTheClient(t *testing.T) {
 // behind lo.
 func TestAStrictReversePathFilterLetsClientsIn(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "60"})...)
+	g := startGate(t, s.Host, slices.Concat([]string{"--net=slirp"}, publishAll, []string{"sleep", "infinity"})...)
 	g.witness(t, everywhere...)
 	g.run(t, "sh", "-c", "for f in all default tap0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done")
 	for _, network := range []string{"tcp", "udp"} {
@@ -439,7 +439,7 @@ func TestAStrictReversePathFilterLetsClientsIn(t *testing.T) {
 // goroutine of the port driver has.
 func TestRemovingAForwardCutsItsClients(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	added := g.add(t, "8080:80/tcp")
 	conn, err := dialTCP(t, s.outside, at(s.outside.HostAddr4, 8080))

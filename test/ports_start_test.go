@@ -12,7 +12,7 @@ func TestForwardsOfTheStartAreThereBeforeTheCommand(t *testing.T) {
 	s := newSite(t)
 	g := startGate(t, s.Host, "--net=slirp",
 		"--publish", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8090-8092:90-92/udp", "-p", "[::1]:8080:80/tcp6",
-		"sh", "-c", "curl -s --unix-socket $GATEKIT_STATE_DIR/api.sock http://gate/v1/ports; echo; exec sleep 60")
+		"sh", "-c", "curl -s --unix-socket $GATEKIT_STATE_DIR/api.sock http://gate/v1/ports; echo; exec sleep infinity")
 	g.awaitOutput(t, "\n")
 	want := `[` +
 		`{"id":1,"spec":{"proto":"tcp","parentIP":"127.0.0.1","parentPort":8080,"childPort":80},"sourceIP":"off"},` +
@@ -77,7 +77,7 @@ func TestWithoutAPortDriverNothingIsForwarded(t *testing.T) {
 		"--net=host, when told so": {"--net=host", "--port-driver=none"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, append(flags, "sleep", "60")...)
+			g := startGate(t, s.Host, append(flags, "sleep", "infinity")...)
 			c := g.client(t)
 			info, err := c.Info(t.Context())
 			if err != nil || info.PortDriver.Driver != "none" || len(info.PortDriver.Protos) != 0 {
@@ -108,7 +108,7 @@ func TestForwardsWorkInEveryNamespace(t *testing.T) {
 		"all namespaces": {"--net=slirp", "--pidns", "--cgroupns", "--utsns", "--ipcns", "--copy-up=/run", "--copy-up=/etc"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, s.Host, append(flags, "-p", "127.0.0.1:8080:80/tcp", "-p", "[::1]:8080:80/udp", "sleep", "60")...)
+			g := startGate(t, s.Host, append(flags, "-p", "127.0.0.1:8080:80/tcp", "-p", "[::1]:8080:80/udp", "sleep", "infinity")...)
 			g.serve(t, "tcp", "127.0.0.1:80")
 			g.serve(t, "udp", "[::1]:80")
 			if err := tryTCP(t, s.Host, "127.0.0.1:8080", 100_000); err != nil {

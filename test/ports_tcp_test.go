@@ -18,7 +18,7 @@ import (
 
 func TestBytesGoBothWaysThroughAForward(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "--publish=8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "--publish=8080:80/tcp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80", "[::1]:80")
 	for name, e := range s.ends() {
 		t.Run(name, func(t *testing.T) {
@@ -32,7 +32,7 @@ func TestBytesGoBothWaysThroughAForward(t *testing.T) {
 
 func TestAServiceMayEndItsHalfFirst(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "infinity")
 	service := g.startService(t, g.in("probe", "parting", "127.0.0.1:80"))
 	conn, err := dialTCP(t, s.outside, at(s.outside.HostAddr4, 8080))
 	if err != nil {
@@ -54,7 +54,7 @@ func TestAServiceMayEndItsHalfFirst(t *testing.T) {
 func TestClientsThatCloseHaveAllOfTheAnswer(t *testing.T) {
 	s := newSite(t)
 	s.WriteFile(t, "/srv/page", string(pattern(1_000_000)), 0o644)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "infinity")
 	server := s.Start(t, g.in("/usr/bin/python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", "/srv", "80"))
 	awaitLine(t, server, "(Serving HTTP)")
 	for name, e := range s.ends() {
@@ -93,7 +93,7 @@ signal.pause()
 // A client of a service that does not accept waits with it, and is reset at its end.
 func TestClientsWaitForAServiceThatNeverAccepts(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "infinity")
 	service := s.Start(t, g.in("/usr/bin/python3", "-c", deaf))
 	awaitLine(t, service, "(serving)")
 	clients := map[string]net.Conn{}
@@ -133,7 +133,7 @@ func TestClientsWaitForAServiceThatNeverAccepts(t *testing.T) {
 
 func TestResetsGoThroughAForward(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp", "sleep", "infinity")
 	service := g.startService(t, g.in("probe", "breaking", "127.0.0.1:80"))
 	connect := func(say string) *net.TCPConn {
 		t.Helper()
@@ -170,7 +170,7 @@ func TestResetsGoThroughAForward(t *testing.T) {
 // the service that has come in the meantime.
 func TestServicesComeAndGo(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8080:80/udp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "-p", "127.0.0.1:8080:80/udp", "sleep", "infinity")
 	turnedAway := func() {
 		t.Helper()
 		conn, err := dialTCP(t, s.Host, "127.0.0.1:8080")
@@ -203,7 +203,7 @@ func TestServicesComeAndGo(t *testing.T) {
 // connections one after the other, and then as many at once.
 func TestManyConnectionsShareAForward(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "127.0.0.1:8080:80/tcp", "sleep", "infinity")
 	g.serve(t, "tcp", "127.0.0.1:80")
 	for range 100 {
 		if err := tryTCP(t, s.Host, "127.0.0.1:8080", 1000); err != nil {
@@ -246,7 +246,7 @@ while True:
 
 func TestUrgentDataKeepsItsPlaceInTheStream(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp4", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/tcp4", "sleep", "infinity")
 	awaitLine(t, g.host.Start(t, g.in("/usr/bin/python3", "-c", urging)), "(serving)")
 	for name, from := range map[string]machine{"by the fast path": s.Host, "in the client's name": s.outside} {
 		t.Run(name, func(t *testing.T) {

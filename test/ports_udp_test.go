@@ -14,7 +14,7 @@ import (
 // others.
 func TestClientsOfAForwardAreKeptApart(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/udp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/udp", "sleep", "infinity")
 	g.serve(t, "udp", "127.0.0.1:80", "[::1]:80")
 	var clients []*net.UDPConn
 	for _, e := range s.ends() {
@@ -55,7 +55,7 @@ func TestAnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 	s.hasAddress(t, "198.51.100.14/28", s.outside.Interface)
 	s.hasAddress(t, "2001:db8::e/64", s.outside.Interface)
 	second := s.Host.Outside(t)
-	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/udp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "-p", "8080:80/udp", "sleep", "infinity")
 	g.serve(t, "udp", "127.0.0.1:80", "[::1]:80")
 	for _, addr := range []string{
 		at(s.outside.HostAddr4, 8080), "198.51.100.14:8080", at(second.HostAddr4, 8080),
@@ -90,7 +90,7 @@ while True:
 // go there, also before the service has answered from it.
 func TestAServiceMayConnectItsSocket(t *testing.T) {
 	s := newSite(t)
-	g := startGate(t, s.Host, "--net=slirp", "sleep", "60")
+	g := startGate(t, s.Host, "--net=slirp", "sleep", "infinity")
 	for i, c := range []struct {
 		service string
 		from    machine

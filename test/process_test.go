@@ -150,8 +150,8 @@ func TestWhatHasEnteredTheGateDoesNotOutliveIt(t *testing.T) {
 	h := testenv.NewHost(t)
 	for name, flags := range treeFlags {
 		t.Run(name, func(t *testing.T) {
-			g := startGate(t, h, append(flags, "sleep", "60")...)
-			p := h.Start(t, h.Command("nsenter", "-U", "--preserve-credentials", "-t", fmt.Sprint(g.childPID), "sh", "-c", "echo started; exec sleep 60"))
+			g := startGate(t, h, append(flags, "sleep", "infinity")...)
+			p := h.Start(t, h.Command("nsenter", "-U", "--preserve-credentials", "-t", fmt.Sprint(g.childPID), "sh", "-c", "echo started; exec sleep infinity"))
 			awaitLine(t, p, "started")
 			g.stop(t)
 			p.Wait(t)

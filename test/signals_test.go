@@ -148,7 +148,7 @@ func TestASignalDuringTheStartEndsTheGate(t *testing.T) {
 	h := testenv.NewHost(t)
 	before := trace(t, h)
 	for range 10 {
-		g := h.Start(t, h.Command("gatekit", "--net=slirp", "sleep", "60"))
+		g := h.Start(t, h.Command("gatekit", "--net=slirp", "sleep", "infinity"))
 		// The child is there; the command may be or not.
 		testenv.Until(t, "the child", func() bool { return len(testenv.Children(g.PID())) > 0 || !g.Running() })
 		g.Signal(unix.SIGTERM)
