@@ -18,15 +18,18 @@ import (
 // A descriptor leaves the set when it is deleted or when it is closed, provided
 // that no duplicate of it is open.
 //
-// Wait, Poll and Yield are for one goroutine; the other methods are for any.
+// Wait, Poll and Yield are for one goroutine; the other methods are for any, also
+// while the set is being closed, and after it.
 type Epoll struct {
 	file *os.File
 	raw  syscall.RawConn
-	wake int // an eventfd
+	wake int // an eventfd, to be used while raw holds the set only
 
-	// For Wait and Poll, so that they allocate nothing.
+	// For Wait, Poll and Wake, so that they allocate nothing.
 	ask    func(fd uintptr) (done bool)
 	look   func(fd uintptr)
+	ring   func(fd uintptr)
+	drain  func(fd uintptr)
 	events [64]unix.EpollEvent
 	space  int // how many of events may be used
 	n      int // how many were
@@ -60,6 +63,7 @@ func NewEpoll() (*Epoll, error) {
 	}
 	e := &Epoll{file: os.NewFile(uintptr(fd), "epoll"), wake: wake}
 	e.ask, e.look = e.poll, func(fd uintptr) { e.poll(fd) }
+	e.ring, e.drain = func(uintptr) { e.ringNow() }, func(uintptr) { e.silence() }
 	if e.raw, err = e.file.SyscallConn(); err == nil {
 		err = e.Add(wake, wakeToken, unix.EPOLLIN)
 	}
@@ -138,8 +142,7 @@ func (e *Epoll) report(ready []Ready) (int, error) {
 	for _, ev := range e.events[:e.n] {
 		token := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
 		if token == wakeToken {
-			var drain [8]byte
-			_, _ = unix.Read(e.wake, drain[:])
+			_ = e.raw.Control(e.drain) // it fails when the set is closed
 			continue
 		}
 		ready[count] = Ready{Token: token, Events: ev.Events}
@@ -154,7 +157,7 @@ func (e *Epoll) report(ready []Ready) (int, error) {
 func (e *Epoll) poll(fd uintptr) (done bool) {
 	if e.yield {
 		e.yield = false
-		e.Wake() // now, as Go's poller has just begun to wait for a change
+		e.ringNow() // now, as Go's poller has just begun to wait for a change
 		return false
 	}
 	e.n, e.errno = epollPoll(int(fd), e.events[:e.space])
@@ -165,15 +168,25 @@ func (e *Epoll) poll(fd uintptr) (done bool) {
 func (e *Epoll) SetDeadline(t time.Time) error { return e.file.SetReadDeadline(t) }
 
 // Wake makes the present or the next Wait return.
-func (e *Epoll) Wake() {
+func (e *Epoll) Wake() { _ = e.raw.Control(e.ring) } // it fails when the set is closed
+
+// ringNow is Wake for who holds the set.
+func (e *Epoll) ringNow() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	// Fails only when the counter is full, and then a wake-up is due anyway.
 	_, _ = unix.Write(e.wake, one[:])
 }
 
-// Close ends the set. Nothing may be called after it.
+// silence takes back what ringNow has done.
+func (e *Epoll) silence() {
+	var count [8]byte
+	_, _ = unix.Read(e.wake, count[:])
+}
+
+// Close ends the set: Wait returns with an error.
 func (e *Epoll) Close() error {
+	err := e.file.Close() // and waits for all who hold it
 	unix.Close(e.wake)
-	return e.file.Close()
+	return err
 }

@@ -160,3 +160,29 @@ func TestEpollYieldReturnsWhatIsReadyAndWhenNothingIs(t *testing.T) {
 		}
 	}
 }
+
+// Who wakes a set does not know that it was closed. The number of what woke it may be
+// another descriptor's by then.
+func TestEpollThatIsClosedWritesToNoOthersDescriptor(t *testing.T) {
+	e, err := NewEpoll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := newPipePair(t)
+	number := e.wake
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	heir, err := unix.FcntlInt(uintptr(w), unix.F_DUPFD_CLOEXEC, number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(heir)
+	if heir != number {
+		t.Fatalf("descriptor %d is in use: got %d", number, heir)
+	}
+	e.Wake()
+	if n, err := unix.Read(r, make([]byte, 8)); err != unix.EAGAIN {
+		t.Errorf("read %d bytes, %v: want nothing", n, err)
+	}
+}
