@@ -345,6 +345,48 @@ func unreachableFrame(client, service netip.AddrPort) []byte {
 	return ipFrame(service.Addr(), client.Addr(), proto, append(message, quoted...))
 }
 
+// An ICMP error ends an attempt only where it quotes the very SYN: whoever else is on the
+// link may guess the rest.
+func TestOnlyAnErrorAboutItsSYNEndsAnAttempt(t *testing.T) {
+	r := newInboundRig(t, true)
+	client, service := netip.AddrPortFrom(worldIPv4, 5555), netip.AddrPortFrom(childIPv4, 80)
+	_, fd := hostPair(t)
+	defer unix.Close(fd)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := r.net.Connect(t.Context(), client, service, fd, func() {})
+		failed <- err
+	}()
+	syn := r.next(func(f []byte) bool {
+		return len(f) > ethernetSize+40 && f[ethernetSize+9] == uint8(header.TCPProtocolNumber)
+	})[ethernetSize:]
+	complain := func(change func(ip []byte)) {
+		quoted := slices.Clone(syn)
+		change(quoted)
+		message := []byte{3, 13, 0, 0, 0, 0, 0, 0}
+		putICMPChecksum(&outgoing{src: service.Addr(), dst: client.Addr(), proto: header.ICMPv4ProtocolNumber}, message, quoted)
+		r.send(ipFrame(service.Addr(), client.Addr(), header.ICMPv4ProtocolNumber, append(message, quoted...)), vnetHeader{})
+	}
+	sequence := func(ip []byte) header.TCP { return header.TCP(ip[20:]) }
+	seq := sequence(syn).SequenceNumber()
+	complain(func(ip []byte) { sequence(ip).SetSequenceNumber(seq - 1) })
+	complain(func(ip []byte) { sequence(ip).SetSequenceNumber(seq + 1) })
+	complain(func(ip []byte) { ip[7] = 1 }) // of a later fragment
+	testenv.Until(t, "them to be heard", func() bool { c := r.e.counters(); return c.FramesAccepted+c.FramesRefused >= 3 })
+	if !r.isTrue(func() bool { return len(r.e.tcp.relays) == 1 }) {
+		t.Errorf("an error about something else ends it: %v", <-failed)
+	}
+	complain(func([]byte) {})
+	select {
+	case err := <-failed:
+		if !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("Connect ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the error about it is not heard")
+	}
+}
+
 func TestDatagramsInAClientsName(t *testing.T) {
 	for name, c := range map[string]struct{ client, service, child netip.Addr }{
 		"IPv4": {worldIPv4, netip.MustParseAddr("127.0.0.1"), childIPv4},

@@ -16,6 +16,9 @@ import (
 //	                                refuses, a flow of the namespace ends
 //	too big, of TCP                 complaint: segments become smaller
 //	any unreachable, of a SYN       complaint: nobody is there
+//
+// Whoever sends one may not have seen what it is about, but made it up. So it has to quote
+// a flow that is there, and of TCP a sequence number that is on its way (RFC 5927, 4.1).
 
 // refusal says that nobody takes a datagram that came from outside.
 type refusal struct {
@@ -54,6 +57,9 @@ func parseError(p []byte, from, to netip.Addr) (q quoted, ok bool) {
 	switch {
 	case to.Is4() && header.ICMPv4Type(q.kind) == header.ICMPv4DstUnreachable && len(packet) >= header.IPv4MinimumSize:
 		ip := header.IPv4(packet)
+		if ip.FragmentOffset() != 0 {
+			return q, false // which begins with no header
+		}
 		q.mtu = int(binary.BigEndian.Uint16(p[6:]))
 		q.proto, q.at, q.sender = ip.TransportProtocol(), fromAddress(ip.DestinationAddress()), fromAddress(ip.SourceAddress())
 		q.transport = packet[min(int(ip.HeaderLength()), len(packet)):]
@@ -120,7 +126,7 @@ func (t *tcpForwarder) refused(c *complaint) bool {
 		r.conn.Tell(t.now)
 		r.conn.TooBig(c.seq, c.mtu)
 		r.settle()
-	case r.opening != nil:
+	case r.opening != nil && r.conn.Awaits(c.seq):
 		// No handshake is under way that another way could complete.
 		r.fail(unix.EHOSTUNREACH)
 	}

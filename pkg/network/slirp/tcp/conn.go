@@ -178,6 +178,15 @@ func (c *Conn) IsOpen() bool { return c.state == established }
 // with it where that has ended.
 func (c *Conn) HasAll() bool { return c.una == c.nxt }
 
+// Unacknowledged is how many bytes were sent that the peer has not acknowledged.
+func (c *Conn) Unacknowledged() int { return c.sent.size }
+
+// Awaits says whether a sequence number is of what the peer has not acknowledged yet, as
+// is that of the packet in each ICMP error to be believed (RFC 5927, 4.1).
+func (c *Conn) Awaits(seq uint32) bool {
+	return c.state != closed && int32(seq-c.una) >= 0 && int32(seq-c.nxt) < 0
+}
+
 // Ended says whether the peer has ended its half, and all of it was taken.
 func (c *Conn) Ended() bool { return c.finCome && c.come.size == 0 && len(c.fresh) == 0 }
 

@@ -210,8 +210,8 @@ func (c *Conn) again() {
 // there is a narrower link on the way, and what is on its way sent again. seq is that of
 // the packet that did not fit.
 func (c *Conn) TooBig(seq uint32, mtu int) {
-	if c.state != established || int32(seq-c.una) < 0 || int32(seq-c.nxt) >= 0 {
-		return // nothing of ours, or long since acknowledged (RFC 5927, 7.2)
+	if c.state != established || !c.Awaits(seq) {
+		return
 	}
 	headers := 20 + HeaderSize
 	if c.o.IPv6 {
