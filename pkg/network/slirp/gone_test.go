@@ -105,6 +105,41 @@ func TestTCPASlowHostHasAllOfAGuestThatIsGone(t *testing.T) {
 	}
 }
 
+// A guest that has ended its half is told, too, that the host's side has broken off: it
+// would wait for the rest for ever.
+func TestTCPAGuestThatOnlyListensLearnsThatTheHostIsGone(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	asked, begin, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		io.Copy(io.Discard, c)
+		close(asked)
+		<-begin
+		io.WriteString(c, "some of it")
+		<-end
+		c.SetLinger(0)
+	})
+	c, err := r.dial(r.gateway(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.CloseWrite()
+	<-asked
+	one := r.theRelay()
+	r.silent.Store(true)
+	close(begin)
+	testenv.Until(t, "a part to be on its way", func() bool { return r.isTrue(func() bool { return !one.conn.HasAll() }) })
+	close(end)
+	testenv.Until(t, "the host to be found gone", func() bool { return relaysOf(r) == 0 })
+	r.silent.Store(false)
+	c.SetDeadline(time.Now().Add(patience))
+	got, err := io.ReadAll(c)
+	if wait, ok := err.(net.Error); string(got) != "some of it" || !ok || wait.Timeout() {
+		t.Errorf("got %q, %v, want a reset after a part", got, err)
+	}
+	r.nothingLeft()
+}
+
 // When both halves have ended the relay has, also where the guest does not say that it
 // knows: its kernel may be gone.
 func TestTCPARelayEndsWithItsSecondHalf(t *testing.T) {

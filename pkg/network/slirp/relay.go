@@ -128,8 +128,9 @@ func (r *relay) happened(events tcp.Events) {
 	}
 	switch {
 	case r.closed:
-		// What the guest sends now nobody takes. Where it has all, it may know.
-		if events&(tcp.Arrived|tcp.Acknowledged) != 0 && !r.conn.Ended() {
+		// What the guest sends now nobody takes. Where it has all, and is told of no end, it
+		// may know.
+		if events&tcp.Acknowledged != 0 || events&tcp.Arrived != 0 && !r.conn.Ended() {
 			r.conn.Abort()
 		}
 		return
