@@ -195,6 +195,37 @@ func TestTCPPortIsUsedAgainAtOnce(t *testing.T) {
 	}
 }
 
+// Nor is one that has reset its connection, of which the server has not read all yet.
+func TestTCPPortOfAResetIsUsedAgainAtOnce(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all})
+	done := make(chan struct{})
+	server := listen(t, "127.0.0.1:0", func(*net.TCPConn) { <-done })
+	defer close(done)
+	local, proto := fullAddress(netip.AddrPortFrom(r.net.subnets[0].child, 4000))
+	remote, _ := fullAddress(r.gateway(server))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	first, err := gonet.DialTCPWithBind(ctx, r.guest, local, remote, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	one := r.theRelay()
+	go func() {
+		for err := error(nil); err == nil; {
+			_, err = first.Write(make([]byte, 1<<16))
+		}
+	}()
+	testenv.Until(t, "the host's socket to be full", func() bool { return r.isTrue(func() bool { return one.hostBlocked }) })
+	r.resetGuest()
+	testenv.Until(t, "the reset", func() bool { return r.isTrue(func() bool { return one.guestGone }) })
+	second, err := gonet.DialTCPWithBind(ctx, r.guest, local, remote, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+}
+
 // Urgent data is nothing but bytes in their place.
 func TestTCPUrgentDataStaysInTheStream(t *testing.T) {
 	r := newRig(t, rigOptions{Options: all})

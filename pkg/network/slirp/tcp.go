@@ -96,9 +96,13 @@ func (t *tcpForwarder) input(d *datagram, frame *tcp.Buffer) (kept bool) {
 	s.Parse(d.payload)
 	key := flowKey{d.src, d.dst}
 	r := t.relays[key]
-	if r != nil && r.closed && s.Opens() {
-		// The namespace has done with that connection, of which the end is not known here.
+	if r != nil && s.Opens() && (r.closed || r.conn.IsClosed()) {
+		// The namespace has done with that connection, of which the end is not known here,
+		// or the host's side has not read all of what came before a reset.
 		r.conn.Drop()
+		if !r.closed {
+			r.close(true)
+		}
 		r.settle()
 		r = nil
 	}
