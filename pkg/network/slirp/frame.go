@@ -40,9 +40,9 @@ type datagram struct {
 	payload  []byte
 	// segment, where not 0, cuts the payload into datagrams of this size.
 	segment uint16
-	// ttl is the time to live, or hop limit, at least 2. whole says that it came
-	// in one piece and is not to be fragmented on its way: the packet has DF, or
-	// is IPv6.
+	// ttl is the time to live, or hop limit: at least 2, but for what is for the gateway
+	// itself. whole says that it came in one piece and is not to be fragmented on its
+	// way: the packet has DF, or is IPv6.
 	ttl   uint8
 	whole bool
 }

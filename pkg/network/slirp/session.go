@@ -88,7 +88,7 @@ func (s *session) release() {
 // send sends a datagram of a flow, and tells the namespace what keeps it from
 // leaving.
 func (s *session) send(d *datagram, to netip.AddrPort) {
-	if !s.setPath(path{d.ttl - 1, d.whole}) {
+	if !s.setPath(path{hop(d.ttl), d.whole}) {
 		s.table.dropped.Add(1)
 		return
 	}

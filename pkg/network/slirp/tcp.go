@@ -190,7 +190,7 @@ func (t *tcpForwarder) connect(fd int, w way, syn *refusedSYN) error {
 		}
 	}
 	if syn.isTrace() {
-		if err := linux.SetTTL(fd, ipv6, int(syn.ttl)-1); err != nil {
+		if err := linux.SetTTL(fd, ipv6, int(hop(syn.ttl))); err != nil {
 			return err
 		}
 		_ = linux.AskForErrors(fd, ipv6) // without it, errors come from the gateway

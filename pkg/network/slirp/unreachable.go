@@ -121,8 +121,8 @@ func passedOn(n *linux.Notice, from netip.Addr, ipv6 bool) (icmpError, bool) {
 }
 
 // hop is the time to live of a packet that came with ttl, after one more hop. The
-// last one is not taken away: the packet has arrived, and a router in between
-// is none of its sender's plan.
+// last one is not taken away: the packet has arrived, in the namespace or at the
+// gateway, and a router in between is none of its sender's plan.
 func hop(ttl uint8) uint8 {
 	if ttl == 0 { // not known
 		return ownTTL

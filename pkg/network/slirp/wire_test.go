@@ -344,3 +344,35 @@ func TestTheChildIsAnsweredWithoutAQuestionOfWhereItIs(t *testing.T) {
 		r.next(isReset(to))
 	}
 }
+
+// isAnswered is true for the answer to a SYN from an address.
+func isAnswered(from netip.AddrPort) func([]byte) bool {
+	return func(f []byte) bool {
+		p := f[ethernetSize:]
+		if header.Ethernet(f).Type() != header.IPv4ProtocolNumber || p[9] != uint8(header.TCPProtocolNumber) || netip.AddrFrom4([4]byte(p[12:16])) != from.Addr() {
+			return false
+		}
+		tcp := header.TCP(p[20:])
+		return tcp.SourcePort() == from.Port() && tcp.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck)
+	}
+}
+
+// What is for the gateway itself has no hop to go.
+func TestOneHopIsEnoughToTheGateway(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, bare: true})
+	r.introduce()
+	got := make(chan string, 1)
+	datagrams := listenUDP(t, "127.0.0.1:0", func(_ *net.UDPConn, msg []byte, _ netip.AddrPort) { got <- string(msg) })
+	from := netip.AddrPortFrom(childIPv4, 4000)
+	for _, ttl := range []uint8{64, 1} {
+		r.send(withTTL(udpFrame(from, r.gateway(datagrams), "near"), ttl), vnetHeader{})
+		select {
+		case <-got:
+		case <-time.After(patience):
+			t.Errorf("a datagram with %d hops to go does not arrive", ttl)
+		}
+	}
+	server := r.gateway(listen(t, "127.0.0.1:0", func(*net.TCPConn) {}))
+	r.send(withTTL(synFrame(from, server), 1), vnetHeader{})
+	r.next(isAnswered(server))
+}
