@@ -129,6 +129,7 @@ func (e *engine) watchLimits(log *slog.Logger) {
 	const starved = "no descriptors are left, so flows that were used least recently end; ulimit -n allows more"
 	e.tcp.full.say(log, "too many connections are being set up; those of programs inside may wait for seconds", maxDials)
 	e.tcp.starved.say(log, "no descriptors are left for connections; those of programs inside wait until others end; ulimit -n allows more", 0)
+	e.tcp.crowded.say(log, "too much waits for programs inside that acknowledge nothing, after the other side has ended; some of their connections are reset", maxOrphaned)
 	e.udp.full.say(log, "too many UDP flows; those that were used least recently end", e.udp.limit)
 	e.udp.starved.say(log, starved, 0)
 	e.echo.full.say(log, "too many flows of echo requests; those that were used least recently end", e.echo.limit)

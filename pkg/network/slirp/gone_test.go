@@ -182,6 +182,43 @@ func TestTCPARelayEndsWithItsSecondHalf(t *testing.T) {
 	})
 }
 
+// What nobody acknowledges is kept without a descriptor, so it has a limit of its own.
+func TestTCPThereIsALimitToWhatIsKeptForGuestsThatAcknowledgeNothing(t *testing.T) {
+	for name, full := range map[string]bool{"below": false, "beyond": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigOptions{Options: all})
+			asked, answer := make(chan struct{}), make(chan struct{})
+			server := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
+				io.Copy(io.Discard, c)
+				close(asked)
+				<-answer
+				io.WriteString(c, "all of it")
+			})
+			c, err := r.dial(r.gateway(server))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.CloseWrite()
+			<-asked
+			if full {
+				r.isTrue(func() bool { r.e.tcp.orphaned = maxOrphaned - orphanSize; return true })
+			}
+			r.silent.Store(true)
+			close(answer)
+			testenv.Until(t, "the relay to end", func() bool { return relaysOf(r) == 0 })
+			if left := r.isTrue(func() bool { return len(r.e.tcp.relays) > 0 }); left == full {
+				t.Errorf("that its connection is kept is %v", left)
+			}
+			r.silent.Store(false)
+			r.nothingLeft()
+			if !full && !r.isTrue(func() bool { return r.e.tcp.orphaned == 0 }) {
+				t.Error("what is no longer kept counts")
+			}
+		})
+	}
+}
+
 // A server that does not want all of a request answers, and closes what it has not
 // read: a reset follows its answer, and does not overtake it.
 func TestTCPTheLastWordsOfAServerArrive(t *testing.T) {

@@ -51,6 +51,7 @@ type relay struct {
 	conn     tcp.Conn
 	envelope envelope
 	alarm    alarm
+	orphaned int // its part of the forwarder's
 
 	toHostDone, toGuestDone bool // the end of the stream was passed on
 	guestGone               bool // has no more to say than is there
@@ -237,9 +238,9 @@ func (r *relay) close(reset bool) {
 	r.tcp.loop.forget(r.fd)
 	if reset {
 		_ = linux.ResetOnClose(r.fd) // it fails on no TCP socket
+	}
+	if reset || !r.orphan() {
 		r.conn.Abort()
-	} else {
-		r.conn.Orphan()
 	}
 	linux.Close(r.fd)
 	r.conn.Release()
@@ -247,6 +248,21 @@ func (r *relay) close(reset bool) {
 	if r.over != nil {
 		r.over()
 	}
+}
+
+// orphan leaves the guest's side to itself, until the guest has all. It is false where too
+// much is left like that already.
+func (r *relay) orphan() bool {
+	t, size := r.tcp, orphanSize+r.conn.Unacknowledged()
+	if t.orphaned+size > maxOrphaned {
+		t.crowded.add()
+		t.crowded.tell()
+		return false
+	}
+	t.orphaned += size
+	r.orphaned = size
+	r.conn.Orphan()
+	return true
 }
 
 // A program that closes a connection and one that ends its half of it send the

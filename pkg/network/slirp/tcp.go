@@ -26,6 +26,15 @@ const maxDials = 8192
 // beside what its socket holds.
 const tcpWindow = 1 << 20
 
+// maxOrphaned bounds what is kept, in bytes, for guests that have not acknowledged it yet
+// when the host's side has ended, and with it the descriptor by which connections are few.
+// A guest takes what was within its window at once, so that there is little of it, unless
+// the guest is up to something.
+const maxOrphaned = 128 << 20
+
+// orphanSize is about what a relay takes beside the bytes that wait.
+const orphanSize = 1 << 10
+
 // keepAlive is for the namespace's side of a connection, and Linux's default. The
 // host's side has what the host is set to, until the namespace probes more often
 // (keepalive.go).
@@ -62,11 +71,13 @@ type tcpForwarder struct {
 
 	halfOpen time.Duration // after how long a silence a peer that has ended its half is probed
 
-	mu      sync.Mutex // held to change relays, and by who is not the loop to look at them
-	relays  map[flowKey]*relay
-	dials   int      // of relays, those that are not connected yet
-	full    overflow // on dials
-	starved overflow // of descriptors
+	mu       sync.Mutex // held to change relays, and by who is not the loop to look at them
+	relays   map[flowKey]*relay
+	dials    int      // of relays, those that are not connected yet
+	orphaned int      // bytes of those whose host's side has ended
+	full     overflow // on dials
+	starved  overflow // of descriptors
+	crowded  overflow // on orphaned
 
 	now     time.Duration // of this round
 	segment tcp.Segment   // input's
@@ -275,6 +286,8 @@ func (t *tcpForwarder) forget(r *relay) {
 		delete(t.relays, r.key)
 	}
 	t.mu.Unlock()
+	t.orphaned -= r.orphaned
+	r.orphaned = 0
 	t.alarms.remove(r)
 }
 
