@@ -190,10 +190,9 @@ func wait(program *linux.Process, forward *signals.Forwarder) error {
 		case err != nil:
 			return err
 		case status.Stopped():
+			forward.Stopping()
 			// Without a terminal, who stopped it will continue it.
-			if linux.StopWithCommand() {
-				forward.Resume()
-			}
+			forward.Resume(linux.StopWithCommand())
 		case status.Signaled():
 			return exitCode(128 + int(status.Signal()))
 		case status.ExitStatus() != 0:

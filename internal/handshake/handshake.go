@@ -13,7 +13,8 @@
 //	run      parent  -        -            the child executes the command
 //	signal   parent  Signal   -            the child forwards it to the command
 //	stopped  child   Signal   -            the command was stopped; the parent may stop, too
-//	resumed  parent  -        -            it goes on; the child continues the command
+//	resumed  parent  Resumed  -            it goes on, or did not stop; the child continues
+//	                                       the command if it did
 //	sockets  parent  Request  -            the child makes sockets in the namespace
 //	sockets  child   Reply    n sockets    the answer to the request with this id
 //	rebind   parent  -        -            the child binds files that the host replaced

@@ -84,6 +84,11 @@ type Signal struct {
 	Signal int `json:"signal"`
 }
 
+// Resumed answers that the command was stopped.
+type Resumed struct {
+	Stopped bool `json:"stopped"` // so was the parent, which now goes on
+}
+
 // Request asks for N sockets of Domain and Type (socket(2)), as port.NewSocket makes
 // them; those of AF_PACKET write to lo (slirp.OpenLoopback).
 type Request struct {

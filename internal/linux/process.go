@@ -119,6 +119,18 @@ func Wait(pid int) (int, unix.WaitStatus, error) {
 	return who, status, os.NewSyscallError("wait4", err)
 }
 
+// StillStopped says whether the child pid has stopped, as Wait has said, and has not
+// changed its state since: neither gone on, nor ended, nor stopped again
+// (waitid(2), WNOWAIT).
+func StillStopped(pid int) bool {
+	var change unix.Siginfo // its Signo stays 0 when there is none
+	const changes = unix.WEXITED | unix.WSTOPPED | unix.WCONTINUED
+	err := retry(func() error {
+		return unix.Waitid(unix.P_PID, pid, &change, changes|unix.WNOHANG|unix.WNOWAIT, nil)
+	})
+	return err == nil && change.Signo == 0
+}
+
 // AwaitEnd waits for the end of the child pid, and leaves it to be waited for
 // (waitid(2), WNOWAIT).
 func AwaitEnd(pid int) error {

@@ -20,14 +20,6 @@ func beside(pid int) bool {
 	return group == unix.Getpgrp() && withinCgroups(readCgroups("self"), readCgroups(strconv.Itoa(pid)))
 }
 
-// isStopped says whether the process pid is stopped (State in proc(5)). One that cannot
-// be looked at, because it has ended or has covered /proc, may be.
-func isStopped(pid int) bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	state := string(stat[strings.LastIndexByte(string(stat), ')')+1:]) // behind its name
-	return err != nil || strings.HasPrefix(state, " T") || strings.HasPrefix(state, " t")
-}
-
 // readCgroups returns the cgroups of a process, named as in /proc, one of each
 // hierarchy (cgroups(7)); none when they cannot be read.
 func readCgroups(process string) []string {

@@ -45,25 +45,29 @@ import (
 // came before the program ran is forwarded, and twins that come further apart than
 // the wait are two signals.
 //
-// A program that was stopped, and the front with it, is continued when the front
-// goes on (Resume), unless it was already: a shell outside continues the front's
-// process group, and a shell that is the program has one of its own, and needs the
-// terminal first.
+// A front that stops with its program (Stopping) is continued before it (Resume): a
+// shell outside continues the front's process group, and a shell that is the program has
+// one of its own, and needs the terminal first. So a SIGCONT waits for that. Copies wait
+// as if no time had passed until then: the front's, of what has stopped the program, may
+// not have been on its way yet.
 type Forwarder struct {
 	// Front and Witness take the copies, and have room for some. Those over that
 	// may be lost, as pending signals of one number are in the kernel: who puts
 	// them in does not wait.
 	Front, Witness chan os.Signal
 
-	resume  chan struct{} // has room for one
+	calls   chan func()
 	done    chan struct{}
 	running sync.WaitGroup // run
 
 	// The rest is run's.
-	pid  int // of the program
-	kill func(syscall.Signal) error
-	last [2]map[os.Signal]time.Time // by side: when it last got a signal
-	held []heldCopy                 // those that wait for their twins
+	pid       int // of the program
+	kill      func(syscall.Signal) error
+	last      [2]map[os.Signal]time.Time // by side: when it last got a signal
+	held      []heldCopy                 // those that wait for their twins
+	stopping  time.Time                  // when Stopping was called; zero behind Resume
+	continued [2]bool                    // by side: a SIGCONT waits for Resume
+	spent     bool                       // the front's next SIGCONT is the one that continued it
 }
 
 // side is who got a copy of a signal.
@@ -100,7 +104,7 @@ func New() *Forwarder {
 	return &Forwarder{
 		Front:   make(chan os.Signal, 64),
 		Witness: make(chan os.Signal, 64),
-		resume:  make(chan struct{}, 1),
+		calls:   make(chan func()),
 		done:    make(chan struct{}),
 		last:    [2]map[os.Signal]time.Time{{}, {}},
 	}
@@ -126,11 +130,25 @@ func (f *Forwarder) Stop() {
 	f.running.Wait()
 }
 
-// Resume has the program continued, after the front had stopped with it.
-func (f *Forwarder) Resume() {
+// Stopping says that the program was stopped, and that the front may stop with it.
+// Resume follows. Both are called between Start and Stop, by who waits for the program
+// (linux.Wait), and who does not wait for it in between.
+func (f *Forwarder) Stopping() {
+	f.do(func() { f.stopping = time.Now() })
+}
+
+// Resume ends what Stopping began. If the front had stopped and goes on now, so does the
+// program, unless it has already.
+func (f *Forwarder) Resume(stopped bool) {
+	still := linux.StillStopped(f.pid)
+	f.do(func() { f.goOn(stopped, still) })
+}
+
+// do has run call what uses run's.
+func (f *Forwarder) do(call func()) {
 	select {
-	case f.resume <- struct{}{}:
-	default: // it is under way
+	case f.calls <- call:
+	case <-f.done:
 	}
 }
 
@@ -139,7 +157,7 @@ func (f *Forwarder) run() {
 	defer timer.Stop()
 	for {
 		var due <-chan time.Time
-		if len(f.held) > 0 {
+		if len(f.held) > 0 && f.stopping.IsZero() {
 			first := slices.MinFunc(f.held, func(a, b heldCopy) int { return a.due.Compare(b.due) })
 			timer.Reset(time.Until(first.due))
 			due = timer.C
@@ -151,8 +169,8 @@ func (f *Forwarder) run() {
 			f.take(ofFront, s)
 		case <-due:
 			f.release()
-		case <-f.resume:
-			f.goOn()
+		case call := <-f.calls:
+			call()
 		case <-f.done:
 			return
 		}
@@ -168,6 +186,15 @@ func (f *Forwarder) early(of side, s os.Signal) {
 
 // take handles a copy of a signal.
 func (f *Forwarder) take(of side, s os.Signal) {
+	switch {
+	case s != syscall.SIGCONT:
+	case of == ofFront && f.spent:
+		f.spent = false
+		return
+	case !f.stopping.IsZero():
+		f.continued[of] = true
+		return
+	}
 	now := time.Now()
 	late := f.late(of, s, now)
 	switch {
@@ -192,15 +219,48 @@ func (f *Forwarder) late(of side, s os.Signal, now time.Time) bool {
 	return now.Sub(f.last[1-of][s]) < near
 }
 
-// goOn continues a program that is still stopped where the front is not any more.
-func (f *Forwarder) goOn() {
-	if !isStopped(f.pid) {
+// goOn handles the front's going on, before the program if that is still stopped.
+func (f *Forwarder) goOn(stopped, still bool) {
+	f.postpone(f.stopping, time.Now())
+	f.stopping = time.Time{}
+	waited := f.continued
+	f.continued = [2]bool{}
+	if stopped {
+		// The SIGCONT that has continued the front, and its copies, did what they were for.
+		f.spent = !waited[ofFront]
+		f.last[ofFront][syscall.SIGCONT] = time.Now()
+		f.drop(ofFront, syscall.SIGCONT)
+		f.drop(ofWitness, syscall.SIGCONT)
+		if still {
+			f.forward(syscall.SIGCONT)
+		}
 		return
 	}
-	f.forward(syscall.SIGCONT)
-	// What has continued the front is the same signal.
-	f.drop(ofFront, syscall.SIGCONT)
-	f.last[ofWitness][syscall.SIGCONT] = time.Now()
+	for _, of := range []side{ofWitness, ofFront} {
+		if waited[of] {
+			f.take(of, syscall.SIGCONT)
+		}
+	}
+}
+
+// postpone sets all copies later by the time for which the front stood still, since
+// then; those that came meanwhile come now.
+func (f *Forwarder) postpone(then, now time.Time) {
+	stood := now.Sub(then)
+	earlier := func(a, b time.Time) time.Time {
+		if a.Before(b) {
+			return a
+		}
+		return b
+	}
+	for _, last := range f.last {
+		for s, t := range last {
+			last[s] = earlier(t.Add(stood), now)
+		}
+	}
+	for i, c := range f.held {
+		f.held[i].due = earlier(c.due.Add(stood), now.Add(twinTime))
+	}
 }
 
 // forward sends the program a signal.

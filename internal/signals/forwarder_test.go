@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatekit/gatekit/internal/linux"
 	"github.com/gatekit/gatekit/internal/testenv"
 )
 
@@ -69,6 +70,14 @@ func want(t *testing.T, lines *bufio.Reader, line string) {
 	}
 }
 
+// waitForStop waits until a child has stopped.
+func waitForStop(t *testing.T, pid int) {
+	t.Helper()
+	if _, status, err := linux.Wait(pid); err != nil || !status.Stopped() {
+		t.Fatalf("the program is to stop: status %v, %v", status, err)
+	}
+}
+
 func TestASignalIsForwardedWhereTheProgramDoesNotHaveIt(t *testing.T) {
 	witness := func(f *Forwarder) { f.Witness <- syscall.SIGUSR1 }
 	front := func(f *Forwarder) { f.Front <- syscall.SIGUSR1 }
@@ -121,18 +130,30 @@ func TestAProgramIsContinuedOnce(t *testing.T) {
 		got = append(got, s)
 		return p.Signal(s)
 	})
-	resume := func() {
-		f.Resume()
-		testenv.Until(t, "the Forwarder to see to it", func() bool { return len(f.resume) == 0 })
+	send := func(signals ...syscall.Signal) {
+		for _, s := range signals {
+			if err := p.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	resume() // one that runs
-	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	send(syscall.SIGSTOP)
+	for _, meanwhile := range [][]syscall.Signal{
+		{syscall.SIGCONT, syscall.SIGSTOP}, // the front is to stop once more, too
+		{syscall.SIGCONT},                  // with which the front was continued
+	} {
+		waitForStop(t, p.Pid)
+		f.Stopping()
+		send(meanwhile...)
+		f.Resume(true)
+		f.Front <- syscall.SIGCONT // with which the front was continued
 	}
-	testenv.Until(t, "the program to stop", func() bool { return isStopped(p.Pid) })
-	resume()
-	testenv.Until(t, "the program to go on", func() bool { return !isStopped(p.Pid) })
-	f.Front <- syscall.SIGCONT // with which the front was continued
+	send(syscall.SIGSTOP)
+	waitForStop(t, p.Pid)
+	f.Stopping()
+	f.Resume(true)
+	testenv.Until(t, "the program to go on", func() bool { return !linux.StillStopped(p.Pid) })
+	f.Front <- syscall.SIGCONT
 	f.Front <- syscall.SIGUSR2
 	if _, err := p.Wait(); err != nil {
 		t.Fatal(err)
@@ -140,6 +161,78 @@ func TestAProgramIsContinuedOnce(t *testing.T) {
 	f.Stop()
 	if want := []syscall.Signal{syscall.SIGCONT, syscall.SIGUSR2}; !slices.Equal(got, want) {
 		t.Errorf("the program was sent %v, want %v", got, want)
+	}
+}
+
+// A shell that is the program has a process group of its own, and reads from the
+// terminal as soon as it goes on: it must have that by then.
+func TestAProgramIsContinuedBehindItsFront(t *testing.T) {
+	for name, c := range map[string]struct {
+		stopped bool // so was the front
+		from    []side
+		want    []syscall.Signal
+	}{
+		"the front's":              {true, []side{ofFront}, []syscall.Signal{syscall.SIGUSR1, syscall.SIGCONT, syscall.SIGUSR2}},
+		"the witness's":            {true, []side{ofWitness}, []syscall.Signal{syscall.SIGUSR1, syscall.SIGCONT, syscall.SIGUSR2}},
+		"both":                     {true, []side{ofFront, ofWitness}, []syscall.Signal{syscall.SIGUSR1, syscall.SIGCONT, syscall.SIGUSR2}},
+		"no front's that stopped":  {false, []side{ofFront}, []syscall.Signal{syscall.SIGUSR1, syscall.SIGCONT, syscall.SIGUSR2}},
+		"none, with a front as is": {false, nil, []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, _ := counter(t, true)
+			sent := make(chan syscall.Signal, 16)
+			f := New()
+			f.Start(p.Pid, func(s syscall.Signal) error {
+				sent <- s
+				return p.Signal(s)
+			})
+			defer f.Stop()
+			if err := p.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			waitForStop(t, p.Pid)
+			f.Stopping()
+			for _, of := range c.from {
+				[]chan os.Signal{f.Witness, f.Front}[of] <- syscall.SIGCONT
+				testenv.Until(t, "the Forwarder to take it", func() bool { return len(f.Witness)+len(f.Front) == 0 })
+			}
+			f.Front <- syscall.SIGUSR1
+			got := []syscall.Signal{<-sent}
+			f.Resume(c.stopped)
+			f.Witness <- syscall.SIGUSR2
+			for got[len(got)-1] != syscall.SIGUSR2 {
+				got = append(got, <-sent)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("the program was sent %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// What stops a program stops its front, maybe before that can say what it got.
+func TestCopiesWaitWhileTheFrontStandsStill(t *testing.T) {
+	const stood = time.Hour
+	f := New()
+	now := time.Now()
+	f.last[ofWitness][syscall.SIGTSTP] = now.Add(-stood - sameTime/2)
+	f.last[ofWitness][syscall.SIGTERM] = now.Add(-stood / 2)
+	f.held = []heldCopy{
+		{syscall.SIGTSTP, ofWitness, now.Add(-stood + twinTime/2)},
+		{syscall.SIGTERM, ofWitness, now.Add(-stood / 2)},
+	}
+	f.postpone(now.Add(-stood), now)
+	if !f.late(ofFront, syscall.SIGTSTP, now) {
+		t.Error("what stopped the program is forwarded once more when the front goes on")
+	}
+	if got := f.last[ofWitness][syscall.SIGTERM]; got.After(now) {
+		t.Errorf("what came while the front stood still came %v from now", got.Sub(now))
+	}
+	for i, want := range []time.Duration{twinTime / 2, twinTime} {
+		if got := f.held[i].due.Sub(now); got != want {
+			t.Errorf("copy %d waits for %v, want %v", i, got, want)
+		}
 	}
 }
 

@@ -138,11 +138,12 @@ func activated(env []string, pid, sockets int) []string {
 // parent until the command ends.
 func (c *child) serve(cmd *command) error {
 	run := make(chan struct{})
+	resumed := make(chan bool, 1)
 	gone := make(chan error, 1)
 	forward := signals.New()
 	signal.Notify(forward.Witness, linux.ForwardableSignals()...)
 	defer signal.Stop(forward.Witness)
-	go func() { gone <- c.receive(run, forward) }()
+	go func() { gone <- c.receive(run, resumed, forward) }()
 	select {
 	case <-run:
 	case err := <-gone:
@@ -155,7 +156,7 @@ func (c *child) serve(cmd *command) error {
 	forward.Start(p.pid, p.kill)
 	defer forward.Stop()
 	ended := make(chan handshake.Exit, 1)
-	go func() { ended <- c.wait(p.pid) }()
+	go func() { ended <- c.wait(p.pid, resumed, forward) }()
 	select {
 	case exit := <-ended:
 		if err := cmd.failed(); err != nil {
@@ -170,8 +171,10 @@ func (c *child) serve(cmd *command) error {
 	}
 }
 
-// receive handles the parent's messages until the channel ends.
-func (c *child) receive(run chan<- struct{}, forward *signals.Forwarder) error {
+// receive handles the parent's messages until the channel ends. resumed, which has room
+// for one, takes whether the parent had stopped with the command.
+func (c *child) receive(run chan<- struct{}, resumed chan<- bool, forward *signals.Forwarder) error {
+	defer close(resumed)
 	for {
 		m, err := c.conn.Recv()
 		if err == io.EOF {
@@ -190,7 +193,10 @@ func (c *child) receive(run chan<- struct{}, forward *signals.Forwarder) error {
 				c.log.Warn("files of /etc are the host's now", "error", err)
 			}
 		case handshake.KindResumed:
-			forward.Resume()
+			var r handshake.Resumed
+			if err = m.Decode(&r); err == nil {
+				resumed <- r.Stopped
+			}
 		case handshake.KindSignal:
 			var s handshake.Signal
 			if err = m.Decode(&s); err == nil {
@@ -209,8 +215,9 @@ func (c *child) receive(run chan<- struct{}, forward *signals.Forwarder) error {
 }
 
 // wait waits for the command's end, and collects orphans on the way if that is
-// asked for. Nothing else in this process waits for processes.
-func (c *child) wait(command int) handshake.Exit {
+// asked for. When the command is stopped, it waits for the parent's word first.
+// Nothing else in this process waits for processes.
+func (c *child) wait(command int, resumed <-chan bool, forward *signals.Forwarder) handshake.Exit {
 	which := command
 	if c.setup.Reap {
 		which = -1
@@ -227,8 +234,10 @@ func (c *child) wait(command int) handshake.Exit {
 		}
 		switch {
 		case status.Stopped():
+			forward.Stopping()
 			// A parent that is gone is seen by receive.
 			_ = c.conn.Send(handshake.KindStopped, handshake.Signal{Signal: int(status.StopSignal())})
+			forward.Resume(<-resumed)
 		case status.Signaled():
 			return handshake.Exit{Signal: int(status.Signal())}
 		default:

@@ -111,9 +111,8 @@ func (s *session) receive() {
 
 func (s *session) onStopped(m handshake.Message) {
 	var stop handshake.Signal
-	if m.Decode(&stop) == nil && s.stopped != nil && s.stopped(syscall.Signal(stop.Signal)) {
-		_ = s.send(handshake.KindResumed, nil) // an error shows in the next receive
-	}
+	stopped := m.Decode(&stop) == nil && s.stopped != nil && s.stopped(syscall.Signal(stop.Signal))
+	_ = s.send(handshake.KindResumed, handshake.Resumed{Stopped: stopped}) // an error shows in the next receive
 }
 
 // answer hands a reply to its request; nobody waits for a late one.
