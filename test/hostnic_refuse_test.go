@@ -21,6 +21,7 @@ func TestACardThatCannotBeLentIsRefusedAndNothingChanges(t *testing.T) {
 	state := func() string {
 		return s.root(t, "ip address; ip route show table all; ip -6 route show table all; ls -R /run/gatekit; cat /proc/self/mountinfo")
 	}
+	s.settle(t, "")
 	before := state()
 	for name, c := range map[string]struct {
 		args []string

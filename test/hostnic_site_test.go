@@ -105,13 +105,26 @@ func (s lanSite) serveDNS(t *testing.T, more ...string) *testenv.Process {
 	return p
 }
 
-// portrait is all that ip(8) and /proc/sys say of an interface, by what it is. When
-// it was taken no address was being probed.
+// settle waits until the kernel is done with an interface, or with all that there are.
+// What it does by itself comes a little later than who sets a link up: it notices that
+// the link is up, makes an address of IPv6, and probes that.
+func (s lanSite) settle(t *testing.T, which string) {
+	t.Helper()
+	testenv.Until(t, "the kernel to be done with its links", func() bool {
+		for link := range strings.Lines(s.root(t, "ip -oneline link show "+which)) {
+			if strings.Contains(link, "LOWER_UP") && !strings.Contains(link, "LOOPBACK") && !strings.Contains(link, " state UP ") {
+				return false
+			}
+		}
+		return !strings.Contains(s.root(t, "ip -6 address show "+which), "tentative")
+	})
+}
+
+// portrait is all that ip(8) and /proc/sys say of an interface, by what it is, once the
+// kernel is done with it.
 func (s lanSite) portrait(t *testing.T, ifname string) map[string]any {
 	t.Helper()
-	testenv.Until(t, "addresses of "+ifname+" that were probed", func() bool {
-		return !strings.Contains(s.root(t, "ip address show dev "+ifname), "tentative")
-	})
+	s.settle(t, "dev "+ifname)
 	all := map[string]any{}
 	for what, command := range map[string]string{
 		"link":        "ip -json -details link show dev " + ifname,
