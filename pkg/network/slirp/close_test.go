@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gatekit/gatekit/internal/testenv"
@@ -291,6 +293,23 @@ func TestTCPSlowGuestStopsTheHost(t *testing.T) {
 	}
 	if got != want || want >= size {
 		t.Errorf("%d bytes were sent while nobody read, of which %d came", want, got)
+	}
+}
+
+// A question for a neighbour that is due at that moment is not written to whatever has the
+// device's descriptor by then.
+func TestTheStackWritesNothingAfterTheEnd(t *testing.T) {
+	r := newRig(t, rigOptions{Options: all, bare: true})
+	r.stop()
+	err := <-r.errs
+	r.errs <- err // for the cleanup
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(arpRequest(childIPv4))})
+	defer pkt.DecRef()
+	var late stack.PacketBufferList
+	late.PushBack(pkt)
+	n, terr := r.e.link.WritePackets(late)
+	if _, closed := terr.(*tcpip.ErrClosedForSend); n != 0 || !closed {
+		t.Errorf("%d packets are written: %v", n, terr)
 	}
 }
 

@@ -2,6 +2,7 @@ package slirp
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,11 @@ type link struct {
 	frame *tcp.Buffer
 	found finding
 	fail  func(error)
+
+	// A timer of the stack may be at work when the stack has ended, and would write to a
+	// device that is closed.
+	writing sync.RWMutex // guards ended, and is held while the stack writes
+	ended   bool
 
 	// unverified says of the frame that is given to the stack that its transport
 	// checksum is the stack's to verify.
@@ -149,6 +155,11 @@ func (l *link) deliver(frame []byte, proto tcpip.NetworkProtocolNumber) {
 // WritePackets implements stack.LinkWriter. A packet that the device does not
 // take is lost; the sender's retransmission mends it.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	l.writing.RLock()
+	defer l.writing.RUnlock()
+	if l.ended {
+		return 0, &tcpip.ErrClosedForSend{}
+	}
 	sent := 0
 	for _, pkt := range pkts.AsSlice() {
 		if err := l.writePacket(pkt); err != nil {
@@ -214,11 +225,15 @@ func (l *link) LinkAddress() tcpip.LinkAddress { return tcpip.LinkAddress(l.insp
 func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
 
 // Attach implements stack.NetworkLinkEndpoint. It is called when the NIC is made
-// and, with nil, when it goes; run runs only in between.
+// and, with nil, when it goes; frames are read only in between.
 func (l *link) Attach(d stack.NetworkDispatcher) {
 	if d != nil {
 		l.dispatcher = d
+		return
 	}
+	l.writing.Lock()
+	l.ended = true
+	l.writing.Unlock()
 }
 
 // IsAttached implements stack.NetworkLinkEndpoint.
