@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/gatekit/gatekit/internal/testenv"
 	"github.com/gatekit/gatekit/pkg/network"
 )
 
@@ -94,6 +95,22 @@ func TestFlowsEndWithThePolicyThatLetThemOut(t *testing.T) {
 				t.Errorf("%d UDP flows are left", flows)
 			}
 		})
+	}
+}
+
+func TestADialEndsWithThePolicyThatLetItOut(t *testing.T) {
+	r := newRig(t, rigOptions{Options: hostPolicy(network.Policy{}), bare: true})
+	r.net.engine.Store(r.e)
+	r.introduce()
+	to := r.gateway(deafListener(t))
+	r.send(synFrame(netip.AddrPortFrom(childIPv4, 4000), to), vnetHeader{})
+	testenv.Until(t, "the dial", func() bool { return dialsOf(r) == 1 })
+	if err := r.net.SetPolicy(network.Policy{Default: "deny"}); err != nil {
+		t.Fatal(err)
+	}
+	r.next(isReset(to))
+	if !r.isTrue(func() bool { return len(r.e.tcp.relays) == 0 && r.e.tcp.dials == 0 }) || relaysOf(r) > 0 {
+		t.Error("the dial goes on")
 	}
 }
 
