@@ -543,15 +543,19 @@ var _ = testenv.Probe("crowd", func(args []string) int {
 })
 
 // Where the host gives the gate few descriptors, connections wait for those of others,
-// and are not told that nobody listens. The user is told why.
+// and are not told that nobody listens. The user is told why, and has the API meanwhile.
 func TestConnectionsWaitWhereDescriptorsAreFew(t *testing.T) {
 	s := newSite(t)
 	release := make(chan struct{})
 	server := serveTCP(t, s.outside, at(s.outside.Addr4, 0), func(*net.TCPConn) { <-release }).String()
-	p := s.Start(t, s.Command("sh", "-c", "ulimit -n 64; exec gatekit --debug --net=slirp probe crowd "+server+" 45"))
-	awaitLine(t, p, "no descriptors are left for connections.*ulimit -n")
+	g := &gate{host: s.Host, stateDir: s.User.RuntimeDir + "/gate"}
+	g.Process = s.Start(t, s.Command("sh", "-c", "ulimit -n 64; exec gatekit --state-dir="+g.stateDir+" --debug --net=slirp probe crowd "+server+" 45"))
+	awaitLine(t, g.Process, "no descriptors are left for connections.*ulimit -n")
+	if _, err := g.client(t).Connections(t.Context()); err != nil {
+		t.Error(err)
+	}
 	close(release)
-	if r := p.Wait(t); r.Code != 0 || !strings.Contains(r.Stderr, "counters.dialsTurnedAway=") {
+	if r := g.Wait(t); r.Code != 0 || !strings.Contains(r.Stderr, "counters.dialsTurnedAway=") {
 		t.Error(r)
 	}
 }

@@ -127,12 +127,12 @@ func (r *relay) endDial() {
 }
 
 // newStreamSocket makes a TCP socket for an address.
-func newStreamSocket(to netip.Addr) (int, error) {
+func (e *egress) newStreamSocket(to netip.Addr) (int, error) {
 	domain := unix.AF_INET6
 	if to.Is4() {
 		domain = unix.AF_INET
 	}
-	fd, err := linux.Socket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	fd, err := e.descriptors.take(linux.Socket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP))
 	if err != nil {
 		return -1, err
 	}

@@ -1,6 +1,7 @@
 package slirp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -187,16 +188,15 @@ func (d *dnsForwarder) askAll(msg []byte, ask asker) ([]byte, net.Conn, error) {
 // dial connects a socket of the host to an upstream. What is done with it ends
 // with ctx, until release is called.
 func (d *dnsForwarder) dial(ctx context.Context, network string, upstream netip.AddrPort) (conn net.Conn, release func() bool, err error) {
-	dialer := net.Dialer{KeepAlive: -1}
-	if d.egress.out.isSet() {
-		dialer.Control = func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if cerr := c.Control(func(fd uintptr) { err = d.egress.out.apply(int(fd), upstream.Addr()) }); cerr != nil {
-				return cerr
+	dialer := net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		err := error(unix.EMFILE)
+		cerr := c.Control(func(fd uintptr) {
+			if d.egress.descriptors.has(int(fd)) {
+				err = d.egress.out.apply(int(fd), upstream.Addr())
 			}
-			return err
-		}
-	}
+		})
+		return cmp.Or(cerr, err)
+	}}
 	if conn, err = dialer.DialContext(ctx, network, upstream.String()); err != nil {
 		return nil, nil, err
 	}

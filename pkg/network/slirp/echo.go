@@ -110,8 +110,8 @@ func (r *echoRelay) send(d *datagram) {
 }
 
 // socket implements carrier.
-func (*echoRelay) socket(to netip.Addr) (int, error) {
-	return newPingSocket(to.Is6())
+func (r *echoRelay) socket(to netip.Addr) (int, error) {
+	return r.egress.descriptors.take(newPingSocket(to.Is6()))
 }
 
 // newPingSocket makes a ping socket. The error is EACCES where the host has none

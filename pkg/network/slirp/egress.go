@@ -15,6 +15,8 @@ type egress struct {
 	leads    *leads
 	policy   *policy.Filter
 	out      outbound
+
+	descriptors descriptors // of which the sockets of flows are
 }
 
 // way is where a flow goes on the host's side.

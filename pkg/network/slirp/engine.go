@@ -84,7 +84,7 @@ func (n *Network) newEngine(dev *device) (*engine, error) {
 		}
 		e.loops = append(e.loops, l)
 	}
-	e.egress = &egress{subnets: n.subnets, loopback: n.hostLoopback, leads: &n.leads, policy: n.policy, out: n.outbound}
+	e.egress = &egress{subnets: n.subnets, loopback: n.hostLoopback, leads: &n.leads, policy: n.policy, out: n.outbound, descriptors: newDescriptors()}
 	writer := &datagramWriter{dev: dev, mac: gatewayMAC, mtu: n.plan.Interface.MTU}
 	for i, s := range n.subnets {
 		writer.gateways[i] = s.gateway

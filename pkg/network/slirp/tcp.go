@@ -180,7 +180,7 @@ func (t *tcpForwarder) dial(r *relay, syn *refusedSYN) (connected bool, err erro
 	}
 	r.lead = w.lead
 	r.hostIPv6 = w.to.Addr().Is6()
-	if r.fd, err = newStreamSocket(w.to.Addr()); err != nil {
+	if r.fd, err = t.egress.newStreamSocket(w.to.Addr()); err != nil {
 		return false, err
 	}
 	err = t.connect(r.fd, w, syn)
@@ -222,6 +222,11 @@ func (t *tcpForwarder) connect(fd int, w way, syn *refusedSYN) error {
 // serveDNS has the DNS server serve a connection, whose other end it returns.
 func (t *tcpForwarder) serveDNS() (fd int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err == nil && !t.egress.descriptors.has(max(fds[0], fds[1])) {
+		linux.Close(fds[0])
+		linux.Close(fds[1])
+		err = unix.EMFILE
+	}
 	if err != nil {
 		return -1, os.NewSyscallError("socketpair", err)
 	}

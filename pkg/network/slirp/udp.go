@@ -146,7 +146,7 @@ func (u *udpRelay) socket(to netip.Addr) (int, error) {
 	if to.Is4() {
 		domain = unix.AF_INET
 	}
-	fd, err := linux.Socket(domain, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	fd, err := u.egress.descriptors.take(linux.Socket(domain, unix.SOCK_DGRAM, unix.IPPROTO_UDP))
 	if err == nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveRoom) // the kernel gives as much as it may
 	}
