@@ -293,7 +293,7 @@ func TestGarbageOnTheSocketChangesNothing(t *testing.T) {
 		"half a request":     {"POST /v1/ports HTTP/1.1\r\nHost: g\r\nContent-Length: 500\r\n\r\n{", []int{400}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := s.Command("socat", "-t5", "-", "UNIX-CONNECT:"+g.socket())
+			cmd := s.Command("socat", "-t60", "-", "UNIX-CONNECT:"+g.socket())
 			cmd.Stdin = strings.NewReader(c.text)
 			p := s.Start(t, cmd)
 			testenv.Until(t, "the end of the connection", func() bool { return !p.Running() })

@@ -163,26 +163,33 @@ func TestQueriesAndAnswersPassByteForByte(t *testing.T) {
 	g.stop(t)
 }
 
-// queries ADDR COUNT HEX sends queries, at most 5 000 a second, and prints how many
-// were answered within a while after the last.
+// queries ADDR COUNT HEX sends queries, each once, at most 5 000 a second, and prints
+// how many were answered. No more wait for their answers than the buffers on the way
+// hold, where those behind them do not run.
 var _ = testenv.Probe("queries", func(args []string) int {
-	const perSecond, atOnce = 5000, 10
+	const perSecond, atOnce, waiting = 5000, 10, 50
 	count, _ := strconv.Atoi(args[1])
 	conn, err := net.Dial("udp", args[0])
 	if err != nil {
 		return report(err)
 	}
 	defer conn.Close()
-	answered := make(chan int)
+	room := make(chan struct{}, waiting)
+	answered := make(chan int, 1)
 	go func() {
 		seen := map[uint16]bool{}
 		for buf := make([]byte, 512); len(seen) < count; {
-			n, err := conn.Read(buf)
+			err := conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			var n int
+			if err == nil {
+				n, err = conn.Read(buf)
+			}
 			if err != nil {
 				break
 			}
-			if n > 12 && buf[2]&0x80 != 0 && buf[3]&0x0f == 0 {
-				seen[binary.BigEndian.Uint16(buf)] = true
+			if id := binary.BigEndian.Uint16(buf); n > 12 && buf[2]&0x80 != 0 && buf[3]&0x0f == 0 && !seen[id] {
+				seen[id] = true
+				<-room
 			}
 		}
 		answered <- len(seen)
@@ -193,18 +200,20 @@ var _ = testenv.Probe("queries", func(args []string) int {
 	}
 	tick := time.NewTicker(time.Second * atOnce / perSecond)
 	defer tick.Stop()
-	for id := 0; id < count; {
-		<-tick.C
-		for range atOnce {
-			binary.BigEndian.PutUint16(msg, uint16(id))
-			if _, err := conn.Write(msg); err != nil {
-				return report(err)
-			}
-			id++
+	for id := range count {
+		if id%atOnce == 0 {
+			<-tick.C
 		}
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return report(err)
+		select {
+		case room <- struct{}{}:
+		case n := <-answered: // nothing comes any more
+			fmt.Println(n)
+			return 0
+		}
+		binary.BigEndian.PutUint16(msg, uint16(id))
+		if _, err := conn.Write(msg); err != nil {
+			return report(err)
+		}
 	}
 	fmt.Println(<-answered)
 	return 0
