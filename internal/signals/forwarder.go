@@ -87,12 +87,14 @@ type heldCopy struct {
 
 // The copies of one signal may lie apart, on a busy machine.
 const (
-	// sameTime is for how long the witness's copy makes the front's a twin.
+	// sameTime is for how long the witness's copy waits for the front's, and makes it
+	// a twin. The front is another process, which may not run for a while; who sends
+	// to the witness alone can wait.
 	sameTime = time.Second
 
-	// twinTime is how long the witness's copy waits for the front's, and the
-	// front's for one that is typed; a copy of the witness's that comes within that
-	// time of the front's, which was forwarded, is its twin and late.
+	// twinTime is how long the front's waits for one that is typed; a copy of the
+	// witness's that comes within that time of the front's, which was forwarded, is
+	// its twin and late.
 	twinTime = 300 * time.Millisecond
 
 	// groupTime is how long the front's waits for the witness's else.
@@ -259,7 +261,7 @@ func (f *Forwarder) postpone(then, now time.Time) {
 		}
 	}
 	for i, c := range f.held {
-		f.held[i].due = earlier(c.due.Add(stood), now.Add(twinTime))
+		f.held[i].due = earlier(c.due.Add(stood), now.Add(sameTime))
 	}
 }
 
@@ -275,8 +277,12 @@ func (f *Forwarder) drop(of side, s os.Signal) bool {
 
 // hold has a copy wait for its twin, behind those of the same side.
 func (f *Forwarder) hold(of side, s os.Signal, now time.Time) {
-	wait := twinTime
-	if of == ofFront && !(linux.IsTyped(s) && linux.InForeground()) {
+	wait := sameTime
+	switch {
+	case of == ofWitness:
+	case linux.IsTyped(s) && linux.InForeground():
+		wait = twinTime
+	default:
 		wait = groupTime
 	}
 	due := now.Add(wait)

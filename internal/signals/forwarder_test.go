@@ -219,7 +219,7 @@ func TestCopiesWaitWhileTheFrontStandsStill(t *testing.T) {
 	f.last[ofWitness][syscall.SIGTSTP] = now.Add(-stood - sameTime/2)
 	f.last[ofWitness][syscall.SIGTERM] = now.Add(-stood / 2)
 	f.held = []heldCopy{
-		{syscall.SIGTSTP, ofWitness, now.Add(-stood + twinTime/2)},
+		{syscall.SIGTSTP, ofWitness, now.Add(-stood + sameTime/2)},
 		{syscall.SIGTERM, ofWitness, now.Add(-stood / 2)},
 	}
 	f.postpone(now.Add(-stood), now)
@@ -229,7 +229,7 @@ func TestCopiesWaitWhileTheFrontStandsStill(t *testing.T) {
 	if got := f.last[ofWitness][syscall.SIGTERM]; got.After(now) {
 		t.Errorf("what came while the front stood still came %v from now", got.Sub(now))
 	}
-	for i, want := range []time.Duration{twinTime / 2, twinTime} {
+	for i, want := range []time.Duration{sameTime / 2, sameTime} {
 		if got := f.held[i].due.Sub(now); got != want {
 			t.Errorf("copy %d waits for %v, want %v", i, got, want)
 		}
@@ -244,6 +244,20 @@ func TestCopiesOfOneSideAreForwardedInTheirOrder(t *testing.T) {
 	f.hold(ofFront, syscall.SIGUSR2, now)
 	if first, second := f.held[0].due, f.held[1].due; second.Before(first) {
 		t.Errorf("the second is due %v before the first", first.Sub(second))
+	}
+}
+
+// A front that does not run for a while says late what it got. The witness's copy waits
+// for as long as that is taken for its twin.
+func TestACopyIsForwardedOnlyWhenItsTwinWouldBeAnother(t *testing.T) {
+	f := New()
+	now := time.Now()
+	if f.late(ofWitness, syscall.SIGTERM, now) {
+		t.Error("the first copy has a twin")
+	}
+	f.hold(ofWitness, syscall.SIGTERM, now)
+	if due := f.held[0].due; f.late(ofFront, syscall.SIGTERM, due) || !f.late(ofFront, syscall.SIGTERM, due.Add(-1)) {
+		t.Errorf("the witness's copy is forwarded after %v, when the front's is not yet, or no longer, its twin", due.Sub(now))
 	}
 }
 
