@@ -90,7 +90,8 @@ type Resumed struct {
 }
 
 // Request asks for N sockets of Domain and Type (socket(2)), as port.NewSocket makes
-// them; those of AF_PACKET write to lo (slirp.OpenLoopback).
+// them; those of AF_PACKET write to lo (slirp.OpenLoopback), and those of AF_UNSPEC are
+// files of counters, a different one each (slirp.OpenTally).
 type Request struct {
 	ID     uint64 `json:"id"`
 	Domain int    `json:"domain"`

@@ -167,8 +167,8 @@ func (c *child) makeSockets(m handshake.Message) error {
 	}()
 	reply := handshake.Reply{ID: request.ID}
 	err := c.netns(func() error {
-		for range min(request.N, handshake.MaxFiles) {
-			f, err := c.makeSocket(request.Domain, request.Type)
+		for i := range min(request.N, handshake.MaxFiles) {
+			f, err := c.makeSocket(request, i)
 			if err != nil {
 				return err
 			}
@@ -183,10 +183,13 @@ func (c *child) makeSockets(m handshake.Message) error {
 	return c.conn.Send(handshake.KindSockets, reply, files...)
 }
 
-// makeSocket makes one in the network namespace of the calling thread.
-func (c *child) makeSocket(domain, typ int) (*os.File, error) {
-	if domain == unix.AF_PACKET {
+// makeSocket makes the i-th of a request in the network namespace of the calling thread.
+func (c *child) makeSocket(request handshake.Request, i int) (*os.File, error) {
+	switch request.Domain {
+	case unix.AF_PACKET:
 		return slirp.OpenLoopback(c.setup.Plan)
+	case unix.AF_UNSPEC:
+		return slirp.OpenTally(i)
 	}
-	return port.NewSocket(domain, typ)
+	return port.NewSocket(request.Domain, request.Type)
 }

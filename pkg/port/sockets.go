@@ -18,8 +18,9 @@ type Sockets interface {
 	// domain is unix.AF_INET or AF_INET6 with a typ of unix.SOCK_STREAM or
 	// SOCK_DGRAM, or unix.AF_NETLINK, which speaks NETLINK_SOCK_DIAG (sock_diag(7)) with
 	// SOCK_RAW, and NETLINK_ROUTE (rtnetlink(7)) with SOCK_DGRAM. The network driver may
-	// ask for AF_PACKET with SOCK_RAW as well, which writes frames to lo. The caller owns
-	// them.
+	// ask for AF_PACKET with SOCK_RAW as well, which writes frames to lo, and for
+	// AF_UNSPEC, which are no sockets but files with what the namespace counts. The caller
+	// owns them.
 	Sockets(ctx context.Context, domain, typ, n int) ([]*os.File, error)
 }
 
@@ -27,7 +28,7 @@ type Sockets interface {
 // /proc/PID/ns/net: for a port driver that is used alone, without a gate. The caller
 // has CAP_SYS_ADMIN in its own user namespace and in that which owns the other
 // (setns(2)), and keeps the file open while the driver runs. nil is the caller's own
-// network namespace, and needs no capability. Sockets of AF_PACKET are refused.
+// network namespace, and needs no capability. Those of AF_PACKET and AF_UNSPEC are refused.
 func SocketsIn(netns *os.File) Sockets { return namespace{netns} }
 
 type namespace struct{ file *os.File }
@@ -58,8 +59,8 @@ func (ns namespace) Sockets(_ context.Context, domain, typ, n int) (files []*os.
 }
 
 // NewSocket makes a socket in the network namespace of the calling thread, as Sockets
-// describes it, for who implements that. AF_PACKET is refused: frames are a network
-// driver's.
+// describes it, for who implements that. AF_PACKET and AF_UNSPEC are refused: they are a
+// network driver's.
 func NewSocket(domain, typ int) (*os.File, error) {
 	protocol := 0
 	switch domain {

@@ -57,7 +57,8 @@ type inbound struct {
 	opening sync.Once                // of lo
 
 	routes atomic.Pointer[linux.Routes] // of the namespace; nil where they are not known
-	asking sync.Once                    // for the socket of routes
+	tally  atomic.Pointer[tally]        // of the namespace; nil where it is not known
+	asking sync.Once                    // for the socket of routes and the files of tally
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -132,6 +133,9 @@ func (in *inbound) leave() error {
 	}
 	if routes := in.routes.Swap(nil); routes != nil {
 		errs = append(errs, routes.Close())
+	}
+	if t := in.tally.Swap(nil); t != nil {
+		errs = append(errs, t.close())
 	}
 	return errors.Join(errs...)
 }

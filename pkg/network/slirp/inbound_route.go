@@ -23,7 +23,8 @@ import (
 // rules make a difference between the two (ip-rule(8)), the route is the same.
 
 // openRoutes gets the socket by which the namespace's routes are asked for, if it is not
-// there yet. Without it every client is taken for one who can be answered.
+// there yet, and the files of tally. Without the socket every client is taken for one who
+// can be answered.
 func (n *Network) openRoutes(in *inbound) {
 	if n.sockets == nil || !in.begin() {
 		return
@@ -37,6 +38,11 @@ func (n *Network) openRoutes(in *inbound) {
 			in.routes.Store(linux.NewRoutes(files[0]))
 		} else if in.ctx.Err() == nil {
 			n.log.Warn("the namespace's routes are not known; a client to whom another one leads than the network's is not answered", "error", err)
+		}
+		if files, err = n.sockets.Sockets(ctx, unix.AF_UNSPEC, 0, tallyFiles); err == nil {
+			in.tally.Store(newTally(files))
+		} else if in.ctx.Err() == nil {
+			n.log.Warn("what the namespace receives is not known; UDP that a firewall inside drops is lost", "error", err)
 		}
 	})
 }

@@ -25,6 +25,17 @@ func OpenLoopback(plan network.Plan) (*os.File, error) {
 	return linux.OpenPacketSender("lo")
 }
 
+// OpenTally opens the i-th of the files in which the kernel tells what it has counted in
+// the network namespace of the calling thread: /proc/net/snmp, netstat and snmp6. It runs
+// inside the namespaces, for the parent half's question for files of AF_UNSPEC
+// (Network.UseSockets). A file goes on telling of that namespace, whoever reads it.
+func OpenTally(i int) (*os.File, error) {
+	if i >= tallyFiles {
+		return nil, unix.EINVAL
+	}
+	return os.Open("/proc/thread-self/net/" + [tallyFiles]string{"snmp", "netstat", "snmp6"}[i])
+}
+
 // allowLoopbackRoutes sets what IPv4 needs in the network namespace of the calling
 // thread, which is the one that /proc/sys/net shows (ip-sysctl in the kernel's
 // Documentation/networking). IPv6 needs nothing.
