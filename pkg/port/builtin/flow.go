@@ -19,7 +19,7 @@ import (
 //	            v        /----------------> waiting (fd -1): keeps datagrams
 //	connect to the target <------------------- a socket came
 //	            |
-//	            v     refused, never answered: the next target, or way to it
+//	            v     refused or dropped, never answered: the next target, or way to it
 //	          brief -----------------------------------------> brief
 //	            |     an answer, and the client goes on
 //	            v
@@ -34,7 +34,7 @@ type flow struct {
 	targets []netip.AddrPort // where the service may be, the present one first
 	fd      int              // connected to the service; -1 while waiting
 	token   uint64
-	pending [][]byte // kept while waiting
+	pending [][]byte // kept while waiting, and of those in the client's name what was dropped
 	closed  bool
 
 	answered bool      // the service has sent something
@@ -49,6 +49,8 @@ type flow struct {
 	stranger bool           // the client is not the host itself
 	plain    bool           // the first target has refused that way, and is tried by fd
 	stray    bool           // the service takes what a stranger sends by fd
+	tries    int            // datagrams of which it was asked what became of them
+	tried    time.Time      // when the last was
 
 	// The flow is in two lists: of all flows, and of its forward's.
 	places [2]place

@@ -23,8 +23,9 @@ type forward struct {
 	lead      port.Lead // instead of both, at the gateway; else nil
 
 	// The flows of all sockets, which belong to the exchange's loop.
-	flows int
-	ages  flowAges
+	flows    int
+	ages     flowAges
+	suspects suspects
 
 	mu    sync.Mutex         // guards what is below
 	conns map[*conn]struct{} // nil before the first

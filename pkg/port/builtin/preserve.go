@@ -21,10 +21,10 @@ import (
 // The fast path remains for all that cannot be kept: clients on the host's own
 // addresses; services at an address that the Opener has no way to, and clients to whom
 // it knows that none leads back (a route inside to their network); and services that do
-// not answer to what comes that way (a firewall inside). The last is found out by
-// waiting, of TCP alone, so it is remembered for each client for a while. A refusal is
-// tried once more on the fast path, which knows of more addresses, and carries it to the
-// client.
+// not answer to what comes that way (a firewall inside). The last is found out of TCP by
+// waiting, and of UDP by the Opener's looking at what becomes of datagrams (preserve_try.go),
+// so it is remembered for each client for a while. A refusal is tried once more on the fast
+// path, which knows of more addresses, and carries it to the client.
 //
 // The attempts at one time are limited: thousands at once keep the Opener's own loop
 // off the processors, so that the interface's queue overflows with the answers.

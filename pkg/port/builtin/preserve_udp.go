@@ -20,7 +20,7 @@ func (x *exchange) openKept(f *flow) bool {
 		return false
 	}
 	f.stranger = true
-	if f.plain || peer.Scope != 0 || !o.Keeps(peer.Addr, f.targets[0].Addr()) {
+	if f.plain || peer.Scope != 0 || f.socket.forward.detours.has(peer.Addr) || !o.Keeps(peer.Addr, f.targets[0].Addr()) {
 		return false
 	}
 	kept, err := o.OpenDatagrams(netip.AddrPortFrom(peer.Addr, peer.Port), f.targets[0], func(payload []byte) {
@@ -36,11 +36,17 @@ func (x *exchange) openKept(f *flow) bool {
 	return true
 }
 
-// toKept sends the datagrams first to last-1 of the batch to f's service.
-func (x *exchange) toKept(f *flow, first, last int) {
-	for i := first; i < last; i++ {
-		f.kept.Send(x.batch.Data(i))
+// toKept sends datagrams of the batch to f's service, from the first to last-1 or until f
+// turns to the fast path, and returns the index of the next.
+func (x *exchange) toKept(f *flow, first, last int) (next int) {
+	for next = first; next < last && f.kept != nil; next++ {
+		if data := x.batch.Data(next); x.mayTry(f, data) {
+			x.try(f, data)
+		} else {
+			f.kept.Send(data)
+		}
 	}
+	return next
 }
 
 // fromKept sends what the service has sent to f's client. Any goroutine calls it,

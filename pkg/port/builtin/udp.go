@@ -58,6 +58,8 @@ type exchange struct {
 	flows   int
 	waiting int
 	ages    flowAges
+	tries   int       // datagrams that were tried since counted
+	counted time.Time // when that was, a second ago at most where there are any
 }
 
 func newExchange(d *Driver) (*exchange, error) {
@@ -279,8 +281,8 @@ func (x *exchange) toService(f *flow, first, last int) {
 			return
 		}
 		if f.kept != nil {
-			x.toKept(f, first, last)
-			return
+			first = x.toKept(f, first, last)
+			continue
 		}
 		if f.fd < 0 {
 			for i := first; i < last; i++ {
