@@ -29,13 +29,18 @@ type Conn struct {
 	scales   bool  // the peer scales windows, its own and ours
 	finQueued, finAcked,
 	waiting bool // for room
-	finSeq     uint32
-	sent       queue  // from una on
-	flight     uint32 // how much may be on its way (the congestion window)
-	threshold  uint32 // up to where flight grows fast (ssthresh)
-	duplicates uint8  // acknowledgements that acknowledge nothing
-	recovering bool   // until recover is acknowledged
-	recover    uint32
+	finSeq    uint32
+	sent      queue  // from una on
+	flight    uint32 // how much may be on its way (the congestion window)
+	threshold uint32 // up to where flight grows fast (ssthresh)
+
+	// What is lost of it (loss.go).
+	had            []span // by the peer, which waits for what is before it
+	duplicates     uint8  // acknowledgements that tell of a gap
+	recovering     bool   // until recover is acknowledged
+	recover        uint32
+	lostTo, resent uint32
+	tailed         bool // the last segment was sent again
 
 	// Receiving.
 	next, edge uint32
@@ -43,6 +48,7 @@ type Conn struct {
 	sack       bool   // the peer takes SACK
 	stamps     bool   // both tell of their clocks (RFC 7323)
 	peerClock  uint32 // as the first segment has told it that is not acknowledged yet
+	echo       uint32 // of our clock, in the last segment
 	finCome    bool
 	ackDue     due
 	unacked    int    // bytes since the last acknowledgement
@@ -59,6 +65,7 @@ type Conn struct {
 	timed     time.Duration // when timedSeq was sent
 	timedSeq  uint32
 	resend    time.Duration // when what is on its way is sent again
+	tail      time.Duration // when the last segment of it is
 	persist   time.Duration // when the peer is asked for room
 	probed    time.Duration // when the last probe went
 	tries     uint8         // of what is on its way, or of the question for room
@@ -140,7 +147,7 @@ func (c *Conn) learn(s *Segment) {
 	}
 	c.sack = o.sack
 	if c.stamps = o.stamps; c.stamps {
-		c.peerClock = o.stamp
+		c.peerClock, c.echo = o.stamp, o.echo
 		c.mss -= roomForStamps
 	}
 }
@@ -216,8 +223,8 @@ func (c *Conn) Drop() {
 	for _, p := range c.later {
 		c.o.Pool.Put(p.buffer)
 	}
-	c.later = nil
-	c.ackDue, c.resend, c.persist = notDue, 0, 0
+	c.later, c.had = nil, nil
+	c.ackDue, c.resend, c.tail, c.persist = notDue, 0, 0, 0
 }
 
 // Release gives up what has come, of a connection that is closed, or of which nobody

@@ -49,6 +49,9 @@ func (r *rig) act(what, x, y, z byte) Events {
 		return r.window(z&0x1f|ACK, seq, ack, uint16(y)*uint16(what%6), strings.Repeat("x", int(y)*int(1+what%4)))
 	case 6: // any at all
 		return r.window(z, int(x)<<24, int(y)<<24, uint16(z), strings.Repeat("y", int(z)))
+	case 7: // SACK
+		from := int(r.una-ours) + int(int8(x))
+		return r.tells(int(r.una-ours)+int(y%4), from, from+int(int8(y)), from+int(z), from+2*int(z))
 	case 8:
 		r.Tell(r.at)
 		for r.send(strings.Repeat("z", 1+int(x)*10)) > 0 && y > 0 {

@@ -61,9 +61,12 @@ func (c *Conn) Input(s *Segment, now time.Duration) Events {
 		}
 		return 0
 	}
-	if c.stamps && int(offset)+c.unacked <= 0 { // RFC 7323, 4.3
-		if stamp, ok := s.stamp(); ok {
-			c.peerClock = stamp
+	if c.stamps {
+		if stamp, echo, ok := s.stamp(); ok {
+			c.echo = echo
+			if int(offset)+c.unacked <= 0 { // RFC 7323, 4.3
+				c.peerClock = stamp
+			}
 		}
 	}
 	switch {
@@ -162,14 +165,20 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 		if c.HasAll() {
 			events |= Acknowledged
 		}
-	case advance == 0 && c.una != c.nxt && len(s.Payload) == 0 && s.Flags&FIN == 0 && wnd == c.wnd:
-		c.duplicate()
 	}
+	again := advance == 0 && len(s.Payload) == 0 && s.Flags&FIN == 0 && wnd == c.wnd
 	// A window counts from what is acknowledged with it, so that news of that is news of
 	// the window also in a segment that comes late.
 	if moved := int32(s.Seq - c.wndSeq); advance > 0 || moved > 0 || moved == 0 && int32(s.Ack-c.wndAck) >= 0 {
 		c.wndSeq, c.wndAck = s.Seq, s.Ack
 		c.setWindow(wnd)
+	}
+	if c.una != c.nxt {
+		c.inputLoss(s, again)
+	}
+	if advance > 0 {
+		c.tailed = false
+		c.awaitTail()
 	}
 	if !c.waiting {
 		return events, true
@@ -237,7 +246,7 @@ func (c *Conn) keep(seq uint32, p []byte, fin bool) {
 		before := &c.later[at-1]
 		held, n := before.buffer.bytes, len(before.buffer.bytes)
 		switch end := before.end(); {
-		case int32(end-seq) >= numbers(p, fin):
+		case int32(end-seq) >= int32(numbers(p, fin)):
 			return
 		case end == seq && !before.fin && cap(held)-n >= len(p):
 			before.buffer.bytes, before.fin = append(held, p...), fin
@@ -253,8 +262,8 @@ func (c *Conn) keep(seq uint32, p []byte, fin bool) {
 }
 
 // numbers are how many sequence numbers bytes take, with the end of a half where it is there.
-func numbers(p []byte, fin bool) int32 {
-	n := int32(len(p))
+func numbers(p []byte, fin bool) uint32 {
+	n := uint32(len(p))
 	if fin {
 		n++
 	}

@@ -83,9 +83,8 @@ type offer struct {
 	echo   uint32 // what it has of the other's
 }
 
-// offer reads the options of a SYN. What is broken ends them.
-func (s *Segment) offer() offer {
-	o := offer{scale: -1}
+// option is the value of an option; nil is none. What is broken ends them.
+func (s *Segment) option(kind uint8) []byte {
 	for p := s.Options; len(p) > 0 && p[0] != optionEnd; {
 		if p[0] == optionNone {
 			p = p[1:]
@@ -94,29 +93,42 @@ func (s *Segment) offer() offer {
 		if len(p) < 2 || p[1] < 2 || int(p[1]) > len(p) {
 			break
 		}
-		switch size := p[1]; {
-		case p[0] == optionMSS && size == sizeMSS:
-			o.mss = binary.BigEndian.Uint16(p[2:])
-		case p[0] == optionScale && size == sizeScale:
-			o.scale = int8(min(p[2], maxScale))
-		case p[0] == optionSACKWell && size == sizeSACKWell:
-			o.sack = true
-		case p[0] == optionStamps && size == sizeStamps:
-			o.stamps, o.stamp = true, binary.BigEndian.Uint32(p[2:])
+		if p[0] == kind {
+			return p[2:p[1]]
 		}
 		p = p[p[1]:]
 	}
+	return nil
+}
+
+// offer reads the options of a SYN.
+func (s *Segment) offer() offer {
+	o := offer{scale: -1}
+	if v := s.option(optionMSS); len(v) == sizeMSS-2 {
+		o.mss = binary.BigEndian.Uint16(v)
+	}
+	if v := s.option(optionScale); len(v) == sizeScale-2 {
+		o.scale = int8(min(v[0], maxScale))
+	}
+	if v := s.option(optionSACKWell); v != nil && len(v) == sizeSACKWell-2 {
+		o.sack = true
+	}
+	o.stamp, o.echo, o.stamps = s.stamp()
 	return o
 }
 
-// stamp is the peer's clock in a segment of an open connection.
-func (s *Segment) stamp() (value uint32, ok bool) {
-	// As all kernels write it (RFC 7323, appendix A).
-	if p := s.Options; len(p) >= roomForStamps && p[0] == optionNone && p[1] == optionNone && p[2] == optionStamps && p[3] == sizeStamps {
-		return binary.BigEndian.Uint32(p[4:]), true
+// stamp is the peer's clock in a segment of an open connection, and what it has of ours.
+func (s *Segment) stamp() (value, echo uint32, ok bool) {
+	v := s.Options
+	if len(v) >= roomForStamps && v[0] == optionNone && v[1] == optionNone && v[2] == optionStamps && v[3] == sizeStamps {
+		v = v[4:roomForStamps] // as all kernels write it (RFC 7323, appendix A)
+	} else {
+		v = s.option(optionStamps)
 	}
-	o := s.offer()
-	return o.stamp, o.stamps
+	if len(v) != sizeStamps-2 {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint32(v), binary.BigEndian.Uint32(v[4:]), true
 }
 
 // Header is that of a segment of ours, but for the ports.

@@ -1,5 +1,7 @@
 package tcp
 
+import "time"
+
 // Room is how many bytes may be sent now, at most MaxPayload: whole pieces of the
 // peer's MSS, where there is room for one. Where it is 0, Room is told when there is some.
 func (c *Conn) Room() int {
@@ -31,7 +33,7 @@ func (c *Conn) setWindow(wnd uint32) {
 	was := c.wnd
 	if c.wnd = wnd; was == 0 && wnd > 0 && c.una != c.nxt {
 		c.tries = 0
-		c.again() // the peer has had no room for it
+		c.allLost() // the peer has had no room for it
 	}
 }
 
@@ -62,7 +64,7 @@ func (c *Conn) Send(b *Buffer, last bool) {
 	if last {
 		c.end()
 	}
-	c.transmit(seq, b.bytes, PSH)
+	c.transmit(seq, b.bytes)
 	// It stays until it is acknowledged, and its memory with it: of a little there may be
 	// much, so that it is put together.
 	if b.class > 0 && b.fits() {
@@ -81,7 +83,7 @@ func (c *Conn) CloseWrite() {
 	}
 	seq := c.nxt
 	c.end()
-	c.transmit(seq, nil, 0)
+	c.transmit(seq, nil)
 	c.onWay()
 }
 
@@ -101,15 +103,24 @@ func (c *Conn) onWay() {
 		c.tries = 0
 		c.resend = c.now + c.rto
 	}
+	c.awaitTail()
 }
 
 // transmit sends a segment, with the FIN where it is its turn.
-func (c *Conn) transmit(seq uint32, payload []byte, flags uint8) {
-	if c.finQueued && seq+uint32(len(payload)) == c.finSeq {
+func (c *Conn) transmit(seq uint32, payload []byte) {
+	flags := uint8(0)
+	if len(payload) > 0 {
+		flags = PSH
+	}
+	if c.hasFIN(seq, payload) {
 		flags |= FIN
 	}
-	h := c.header(seq, flags)
-	c.say(h, payload)
+	c.say(c.header(seq, flags), payload)
+}
+
+// hasFIN says whether our end is right behind a payload.
+func (c *Conn) hasFIN(seq uint32, payload []byte) bool {
+	return c.finQueued && seq+uint32(len(payload)) == c.finSeq
 }
 
 // bare is the number of a segment that takes none: the next, but not beyond the peer's
@@ -135,20 +146,26 @@ func (c *Conn) say(h Header, payload []byte) {
 func (c *Conn) acknowledged(ack uint32) {
 	n := ack - c.una
 	c.una = ack
-	c.duplicates, c.tries = 0, 0
 	c.sent.discard(int(n), c.o.Pool) // a SYN or FIN has no byte there
+	c.forgetHad()
 	if c.finQueued && int32(ack-c.finSeq) > 0 {
 		c.finAcked = true
 	}
-	if c.timed != 0 && int32(ack-c.timedSeq) >= 0 {
-		c.measure()
+	switch {
+	case c.timed != 0 && int32(ack-c.timedSeq) >= 0:
+		c.measure(c.now - c.timed)
+	case c.tries > 0 && c.stamps: // the echo says of which of several it is (RFC 7323, 4)
+		c.measure(time.Duration(max(1, c.clock()-c.echo)) * time.Millisecond)
 	}
+	c.duplicates, c.tries = 0, 0
 	switch {
 	case c.recovering && int32(ack-c.recover) < 0:
 		if c.flight < c.threshold {
 			c.grow(n) // from one segment on, where all was lost
 		}
-		c.again() // the next that was lost (RFC 6582, 3.2)
+		if c.sack {
+			c.lostTo = c.recover // what came behind it the peer would have told of by now
+		}
 	case c.recovering:
 		c.recovering = false
 	default:
@@ -166,63 +183,4 @@ func (c *Conn) grow(acked uint32) {
 		acked = max(1, uint32(uint64(acked)*uint64(c.mss)/uint64(c.flight)))
 	}
 	c.flight = min(c.flight+acked, maxFlight)
-}
-
-// duplicate takes an acknowledgement of nothing, of which three tell of a loss (RFC
-// 5681, 3.2).
-func (c *Conn) duplicate() {
-	const enough = 3
-	if c.recovering {
-		return
-	}
-	if c.duplicates++; c.duplicates < enough {
-		return
-	}
-	c.lost()
-	c.flight = c.threshold
-	c.again()
-}
-
-// lost notes that something of what is on its way was lost.
-func (c *Conn) lost() {
-	c.threshold = max((c.nxt-c.una)/2, 2*uint32(c.mss))
-	c.recovering, c.recover = true, c.nxt
-	c.timed = 0 // an acknowledgement may now be of either (Karn's algorithm)
-}
-
-// again sends the first of what is on its way once more.
-func (c *Conn) again() {
-	switch {
-	case c.state == synSent || c.state == synReceived:
-		c.sendSYN()
-		return
-	case c.sent.front != nil:
-		b := c.sent.front.bytes
-		b = b[:min(len(b), max(int(c.flight), int(c.mss)))]
-		c.transmit(c.una, b, PSH)
-	default:
-		c.transmit(c.una, nil, 0) // the FIN
-	}
-	c.resend = c.now + c.rto
-}
-
-// TooBig has what is sent cut into pieces that fit into packets of mtu bytes, because
-// there is a narrower link on the way, and what is on its way sent again. seq is that of
-// the packet that did not fit.
-func (c *Conn) TooBig(seq uint32, mtu int) {
-	if c.state != established || !c.Awaits(seq) {
-		return
-	}
-	headers := 20 + HeaderSize
-	if c.o.IPv6 {
-		headers += 20
-	}
-	if c.stamps {
-		headers += roomForStamps
-	}
-	if mss := max(mtu-headers, minMSS); mss < int(c.mss) {
-		c.mss = uint16(mss)
-		c.recovering, c.recover, c.timed = true, c.nxt, 0
-		c.again()
-	}
 }

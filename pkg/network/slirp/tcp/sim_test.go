@@ -17,6 +17,9 @@ type wire struct {
 	now    time.Duration
 	ends   [2]*end
 	under  []letter // on the way
+
+	cuts  bool                          // in pieces, always
+	loses func(to int, s *Segment) bool // what else is lost; nil is nothing
 }
 
 // letter is a segment on its way.
@@ -44,7 +47,7 @@ type end struct {
 func (e *end) Transmit(h *Header, payload []byte) {
 	for first := true; first || len(payload) > 0; first = false {
 		n := min(len(payload), int(h.MSS))
-		if e.wire.random.IntN(2) == 0 {
+		if !e.wire.cuts && e.wire.random.IntN(2) == 0 {
 			n = len(payload) // not all wires cut
 		}
 		piece := *h
@@ -63,6 +66,12 @@ func (e *end) Transmit(h *Header, payload []byte) {
 func (w *wire) post(to int, b []byte) {
 	if w.random.IntN(100) < w.loss {
 		return
+	}
+	if w.loses != nil {
+		var s Segment
+		if s.Parse(b); w.loses(to, &s) {
+			return
+		}
 	}
 	copies := 1
 	if w.random.IntN(100) < w.loss {
@@ -216,7 +225,13 @@ func (e *end) check(t testing.TB) {
 		t.Fatal("what is on its way is never sent again")
 	case c.state == established && c.waiting && c.una == c.nxt && c.persist == 0:
 		t.Fatal("room is waited for and never asked for")
-	case c.state == closed && (c.Due() != 0 || c.sent.front != nil || c.later != nil):
+	case len(c.had) > maxSpans || !slices.IsSortedFunc(c.had, func(a, b span) int {
+		return int(int32(a.from-b.to)) - 1 // there is a gap between them
+	}):
+		t.Fatalf("what the peer has is %v", c.had)
+	case len(c.had) > 0 && (int32(c.had[0].to-c.una) <= 0 || int32(c.lastHad()-c.nxt) > 0):
+		t.Fatalf("what the peer has is %v, of what is on its way from %d to %d", c.had, c.una, c.nxt)
+	case c.state == closed && (c.Due() != 0 || c.sent.front != nil || c.later != nil || c.had != nil):
 		t.Fatal("a closed connection keeps something")
 	}
 }

@@ -32,8 +32,8 @@
 //   - Timestamps (RFC 7323) are there for the peer, which measures by them, and uses a
 //     port again sooner that is in TIME-WAIT. What they protect from is not on this way:
 //     nothing that was sent long ago is still to come.
-//   - SACK (RFC 2018) is told to the peer, which recovers sooner by it; what the peer
-//     tells of it is not looked at, as a flight is a few frames.
+//   - Nothing overtakes anything, so that what the peer has not got behind what it has
+//     is lost (loss.go): SACK (RFC 2018) is told and listened to.
 //   - There is no TIME-WAIT. A connection whose both ends are acknowledged is
 //     forgotten; should the last ACK be lost, the peer's FIN is answered by a reset,
 //     which means no more to a socket that has closed both halves.
@@ -64,6 +64,14 @@ const (
 	maxSYNs        = 6  // tcp_syn_retries, as tcp_synack_retries has it, and one
 	maxRetransmits = 15 // tcp_retries2
 	maxOrphans     = 8  // tcp_orphan_retries, when the host's side is gone
+
+	// tailGrace is how much later than usual an answer may come before the last segment is
+	// sent again: as a machine that is busy lets it wait.
+	tailGrace = 10 * time.Millisecond
+
+	// delayedACK is for how long an answer waits for company on a way as short as this
+	// (TCP_DELACK_MIN).
+	delayedACK = 40 * time.Millisecond
 
 	challengeInterval = 500 * time.Millisecond // tcp_invalid_ratelimit
 

@@ -5,7 +5,7 @@ import "time"
 // Due is when Tick is to be called, at the latest; 0 is never. It may be called sooner.
 func (c *Conn) Due() time.Duration {
 	at := c.resend
-	for _, t := range [...]time.Duration{c.persist, c.silence()} {
+	for _, t := range [...]time.Duration{c.tail, c.persist, c.silence()} {
 		if t != 0 && (at == 0 || t < at) {
 			at = t
 		}
@@ -32,6 +32,8 @@ func (c *Conn) Tick(now time.Duration) Events {
 	case c.state == closed:
 	case c.resend != 0 && now >= c.resend:
 		return c.repeat()
+	case c.tail != 0 && now >= c.tail:
+		c.probeTail()
 	case c.persist != 0 && now >= c.persist:
 		return c.askForRoom()
 	case c.silence() != 0 && now >= c.silence():
@@ -50,11 +52,13 @@ func (c *Conn) repeat() Events {
 	}
 	c.tries++
 	c.backOff()
-	if c.state == established {
-		c.lost()
-		c.flight = uint32(c.mss)
+	if c.state != established {
+		c.sendSYN()
+		return 0
 	}
-	c.again()
+	c.congested()
+	c.flight = uint32(c.mss)
+	c.allLost()
 	return 0
 }
 
@@ -112,8 +116,7 @@ func (c *Conn) giveUp() Events {
 }
 
 // measure learns from the time that the peer has taken to acknowledge (RFC 6298, 2).
-func (c *Conn) measure() {
-	rtt := c.now - c.timed
+func (c *Conn) measure(rtt time.Duration) {
 	c.timed = 0
 	if c.srtt == 0 {
 		c.srtt, c.rttvar = rtt, rtt/2

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"encoding/binary"
 	"slices"
 	"testing"
 	"time"
@@ -138,6 +139,36 @@ func TestAnAnswerToOneOfTwoTeachesNothing(t *testing.T) {
 	r.in(ACK, 0, 6, "")
 	if r.rto != minRTO+r.srtt {
 		t.Errorf("a timeout of %v after a quick answer", r.rto)
+	}
+}
+
+// The clock in an answer says of which of two it is, so that the timeout does not stay as
+// long as it has become.
+func TestAnAnswerWithOurClockTeaches(t *testing.T) {
+	r := newRig(t)
+	r.accept(append(stamps(1), plain...))
+	answers := func(ack int, sent time.Duration) Events {
+		options := binary.BigEndian.AppendUint32(append([]byte{}, stamps(2)[:8]...), uint32(sent/time.Millisecond))
+		return r.Input(&Segment{Seq: peers, Ack: ours + uint32(ack), Flags: ACK, Window: 0xffff, Options: options}, r.at)
+	}
+	r.tick()
+	r.tick()
+	again := r.at
+	r.at += 4 * time.Millisecond
+	r.expect(answers(0, again), Opened|Acknowledged)
+	if r.srtt != 4*time.Millisecond || r.rto != minRTO+r.srtt {
+		t.Errorf("the second answer to a SYN, after 4 ms, makes a timeout of %v, %v more than usual", r.rto, r.rto-r.srtt)
+	}
+	r.Tell(r.at)
+	r.send("abc")
+	r.tick() // the tail
+	r.tick()
+	r.tick()
+	again = r.at
+	r.at += 100 * time.Microsecond // less than the clock says
+	r.expect(answers(3, again), Acknowledged)
+	if r.srtt != 3625*time.Microsecond || r.rto != minRTO+r.srtt {
+		t.Errorf("an answer after less than 1 ms makes a timeout of %v, %v more than usual", r.rto, r.rto-r.srtt)
 	}
 }
 
