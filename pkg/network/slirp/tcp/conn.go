@@ -23,7 +23,6 @@ type Conn struct {
 	una, nxt uint32
 	wnd      uint32 // of the peer, in bytes from una
 	wndSeq   uint32 // the segment that has said so
-	wndAck   uint32
 	mss      uint16
 	scale    uint8 // of the peer's windows
 	scales   bool  // the peer scales windows, its own and ours

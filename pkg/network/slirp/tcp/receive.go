@@ -126,7 +126,7 @@ func (c *Conn) inputSYN(s *Segment) Events {
 	}
 	c.learn(s)
 	c.next = s.Seq + 1
-	c.wnd, c.wndSeq, c.wndAck = uint32(s.Window), s.Seq, s.Ack
+	c.wnd, c.wndSeq = uint32(s.Window), s.Seq
 	if !acks { // both have asked at once
 		c.state = synReceived
 		c.sendSYN()
@@ -169,8 +169,8 @@ func (c *Conn) inputACK(s *Segment) (events Events, ok bool) {
 	again := advance == 0 && len(s.Payload) == 0 && s.Flags&FIN == 0 && wnd == c.wnd
 	// A window counts from what is acknowledged with it, so that news of that is news of
 	// the window also in a segment that comes late.
-	if moved := int32(s.Seq - c.wndSeq); advance > 0 || moved > 0 || moved == 0 && int32(s.Ack-c.wndAck) >= 0 {
-		c.wndSeq, c.wndAck = s.Seq, s.Ack
+	if advance > 0 || int32(s.Seq-c.wndSeq) >= 0 {
+		c.wndSeq = s.Seq
 		c.setWindow(wnd)
 	}
 	if c.una != c.nxt {
