@@ -18,6 +18,7 @@ type wire struct {
 	ends   [2]*end
 	under  []letter // on the way
 
+	plain bool                          // without SACK
 	cuts  bool                          // in pieces, always
 	loses func(to int, s *Segment) bool // what else is lost; nil is nothing
 }
@@ -125,6 +126,7 @@ func (e *end) input(t *testing.T, b []byte) {
 	switch {
 	case e.IsClosed() && e.gone == 0 && s.Opens():
 		e.Accept(e.o, &s, e.wire.now)
+		e.sack = e.sack && !e.wire.plain
 		e.una = -uint32(e.wire.random.IntN(100000))
 		e.nxt = e.una + 1
 		e.Answer(e.wire.now)
@@ -271,7 +273,7 @@ func TestWhatIsWrittenArrivesOverABadWire(t *testing.T) {
 		for seed := range uint64(12) {
 			t.Run(fmt.Sprintf("loss %d, window %d, MSS %d, seed %d", c.loss, c.window, c.mss, seed), func(t *testing.T) {
 				random := rand.New(rand.NewPCG(seed, uint64(c.window)))
-				w := &wire{random: random, loss: c.loss, now: time.Hour}
+				w := &wire{random: random, loss: c.loss, now: time.Hour, plain: seed%3 == 2}
 				for i := range w.ends {
 					w.ends[i] = &end{wire: w, who: i, lazy: c.lazy, write: stream(random.IntN(c.size+1), random)}
 				}
