@@ -304,26 +304,40 @@ func TestExecGivesTheProgramOnceWhatIsSentToAll(t *testing.T) {
 	startGateFor(t, usual|syscall.CLONE_NEWPID)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGUSR1, 42} {
 		t.Run(fmt.Sprint(s), func(t *testing.T) {
-			r := startExec(t, fmt.Sprintf(`trap 'echo caught' %d; trap 'echo end; exit 0' 64; echo ready; while :; do read line || :; done`, s))
-			r.line(t)
-			if err := unix.Kill(-r.cmd.Process.Pid, s); err != nil {
-				t.Fatal(err)
+			// On a machine so busy that the witness does not run for a while, one may be
+			// taken for two; not time after time.
+			for range 3 {
+				if signalAll(t, s) == 1 {
+					return
+				}
 			}
-			if line := r.line(t); line != "caught" {
-				t.Fatal(line)
-			}
-			// It is forwarded behind what came before it, and seen to last by a shell.
-			if err := r.cmd.Process.Signal(syscall.Signal(64)); err != nil {
-				t.Fatal(err)
-			}
-			if line := r.line(t); line != "end" {
-				t.Errorf("the program says %q after one signal", line)
-			}
-			if err := r.cmd.Wait(); err != nil {
-				t.Error(err)
-			}
+			t.Error("the program has each signal twice")
 		})
 	}
+}
+
+// signalAll sends a signal to all of a process group with a gatectl exec, and returns how
+// often the program has it.
+func signalAll(t *testing.T, s syscall.Signal) (caught int) {
+	t.Helper()
+	r := startExec(t, fmt.Sprintf(`trap 'echo caught' %d; trap 'echo end; exit 0' 64; echo ready; while :; do read line || :; done`, s))
+	r.line(t)
+	if err := unix.Kill(-r.cmd.Process.Pid, s); err != nil {
+		t.Fatal(err)
+	}
+	if line := r.line(t); line != "caught" {
+		t.Fatal(line)
+	}
+	// It is forwarded behind what came before it, and seen to last by a shell.
+	if err := r.cmd.Process.Signal(syscall.Signal(64)); err != nil {
+		t.Fatal(err)
+	}
+	for caught = 1; r.line(t) == "caught"; caught++ {
+	}
+	if err := r.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	return caught
 }
 
 func TestTheProgramDiesWithGatectl(t *testing.T) {
