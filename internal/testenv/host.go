@@ -80,7 +80,13 @@ func (h *Host) furnish() error {
 			return err
 		}
 	}
-	if out, err := exec.Command("cp", "-a", "/etc/.", h.Path("/etc")).CombinedOutput(); err != nil {
+	// A file of the machine's, such as a lock, may go while it is copied.
+	var out []byte
+	var err error
+	if !Eventually(Patience, func() bool {
+		out, err = exec.Command("cp", "-a", "/etc/.", h.Path("/etc")).CombinedOutput()
+		return err == nil
+	}) {
 		return fmt.Errorf("copy /etc: %w: %s", err, out)
 	}
 	// A symlink to the machine's resolver must not be followed.
